@@ -1,0 +1,37 @@
+# Every target can be run again and again. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo stop test bench lint docs clean
+
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.collections
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+ONLY ?=
+TESTS ?=
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: ## Install what is missing: Debian packages, .venv by the lock, the collection link
+	@scripts/setup
+
+demo: setup ## Make this machine a server and run three virtual machines on it from a document
+	@scripts/demo
+
+stop: ## End what the demo started
+	@scripts/demo stop
+
+test: setup lint ## Lint, then all tests (TESTS="tests/unit -k name" runs some, without lint)
+	.venv/bin/python -m pytest $(TESTS)
+
+bench: setup ## Measure against the peers (ONLY=define,unchanged for some)
+	@scripts/bench-peers
+	.venv/bin/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+
+lint: setup ## ruff, mypy, ansible-test sanity, ansible-lint
+	@scripts/lint
+
+docs: setup ## Write the reference and the modules' documentation from the tables
+	.venv/bin/python scripts/generate_reference.py
+
+clean: ## Remove what setup and the tools made in this folder (not what the demo made: make stop)
+	rm -rf .venv .collections .bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .ansible build dist tests/output
+	find . -path ./.git -prune -o \( -name __pycache__ -o -name '*.egg-info' \) -type d -prune -exec rm -rf {} +

@@ -1,0 +1,38 @@
+"""What the engine needs of a server: the interface that the libvirt driver and the fake driver offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Optional, Protocol
+
+from .model.document import Site
+from .model.snapshot import Found, Snapshot
+from .planning.steps import Step
+
+Target = tuple[str, str]
+
+
+class Driver(Protocol):
+    """One server. Every method may raise DomusError; none changes anything but `carry_out`."""
+
+    def locked(self, changing: Iterable[Target], using: Iterable[Target], *, patience: float) -> AbstractContextManager[None]:
+        """Hold the objects (kind, key): those to change alone, those to use together with others; Busy after `patience` seconds."""
+
+    def read(self, site: Site) -> Snapshot:
+        """The server as it is, with the files that the document names."""
+
+    def read_one(self, kind: str, key: str) -> Optional[Found]:
+        """One object as it is now, or None."""
+
+    def fingerprint(self, kind: str, key: str) -> str:
+        """The fingerprint of an object as it is now; empty when there is none."""
+
+    def carry_out(self, step: Step, site: str) -> None:
+        """Take one step. What could not be done live is left in the definition, and shows as a difference to what runs."""
+
+    def addresses(self, vm: str) -> tuple[str, ...]:
+        """The IP addresses that a running VM is known to have, best first."""
+
+    def close(self) -> None:
+        """Let go of the server."""

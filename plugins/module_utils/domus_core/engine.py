@@ -1,0 +1,234 @@
+"""Apply a document to a server: lock, read, plan, and take the steps. All doors lead here."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Optional
+
+from .driver import Driver, Target
+from .errors import Conflict, DomusError, DriverError, Unreachable
+from .model.document import Site
+from .model.fields import RESTART
+from .model.kind import is_absent
+from .model.kinds import KINDS
+from .model.snapshot import Found, Snapshot
+from .planning.comparison import waiting
+from .planning.reconcile import Plan, plan
+from .planning.steps import CREATE, DELETE, KILL, STOP, SUSPEND, Change, Step
+
+WORKERS = 4
+PATIENCE = 60.0
+POLL = 0.5
+
+Progress = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class ObjectResult:
+    """What happened, or would happen, to one object."""
+
+    kind: str
+    key: str
+    steps: tuple[Step, ...] = ()
+    restart_required: tuple[str, ...] = ()
+    error: Optional[DomusError] = None
+    found: Optional[Found] = None
+
+    @property
+    def changed(self) -> bool:
+        """Is, or would be, anything different afterwards?"""
+        return bool(self.steps)
+
+    @property
+    def changes(self) -> list[Change]:
+        """All changes of all steps."""
+        return [change for step in self.steps for change in step.changes]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON-able data, secrets masked."""
+        data: dict[str, Any] = {"kind": self.kind, "name": self.key, "changed": self.changed, "actions": [step.action for step in self.steps]}
+        data["changes"] = [change.as_dict() for change in self.changes]
+        data["restart_required"] = list(self.restart_required)
+        if self.error is not None:
+            data["error"] = self.error.as_dict()
+        if self.found is not None:
+            measured = dataclasses.asdict(self.found.state)
+            data["state"] = {name: list(value) if isinstance(value, tuple) else value for name, value in measured.items()}
+        return data
+
+
+@dataclasses.dataclass
+class Report:
+    """What an apply did, or would do in check mode: one result for each object of the document, and for what it brought along."""
+
+    site: str
+    check: bool
+    results: list[ObjectResult]
+
+    @property
+    def changed(self) -> bool:
+        """Is, or would be, anything different afterwards?"""
+        return any(result.changed for result in self.results)
+
+    @property
+    def errors(self) -> list[DomusError]:
+        """The errors of all objects."""
+        return [result.error for result in self.results if result.error is not None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-able data, secrets masked."""
+        return {"site": self.site, "changed": self.changed, "check": self.check, "objects": [result.as_dict() for result in self.results]}
+
+
+def apply(
+    site: Site,
+    driver: Driver,
+    *,
+    check: bool = False,
+    wait_for_address: float = 0.0,
+    patience: float = PATIENCE,
+    progress: Progress = lambda line: None,
+) -> Report:
+    """Make the server match the document, or only say what that would do (`check`).
+
+    `wait_for_address` is how many seconds wanted-running VMs get to have an IP address (0: do not wait); `patience` how long
+    to wait for another apply that holds the same objects. Refusals raise before anything is touched; a failure while working
+    is in the report, and independent objects go on.
+    """
+    with driver.locked(_changing(site), _using(site), patience=patience):
+        snapshot = driver.read(site)
+        planned = plan(site, snapshot)
+        results = _results(site, snapshot, planned)
+        if not check:
+            _execute(results, snapshot, driver, site.name, progress)
+    _finish(results, snapshot, driver, check)
+    if wait_for_address and not check:
+        _wait_for_addresses(site, results, driver, wait_for_address)
+    return Report(site.name, check, list(results.values()))
+
+
+def _changing(site: Site) -> list[Target]:
+    return [(kind.name, key) for kind in KINDS for key in site.wanted(kind.name)]
+
+
+def _using(site: Site) -> list[Target]:
+    used = dict.fromkeys(need for kind in KINDS for spec in site.wanted(kind.name).values() if not is_absent(spec) for need in needs(kind.name, spec))
+    return [target for target in used if target[1] not in site.wanted(target[0])]
+
+
+def needs(kind: str, spec: Any) -> Iterable[Target]:
+    """The objects that this one can not be made without."""
+    if kind in ("template", "iso") and spec.image:
+        yield "repository", spec.image.split("/", 1)[0]
+    if kind == "virtual_disk":
+        yield "repository", spec.repository
+    if kind == "vm":
+        for nic in spec.nics or ():
+            if nic.network:
+                yield "network", nic.network
+        for drive in spec.cdroms or ():
+            if drive.iso:
+                yield "iso", drive.iso
+    for disk in (spec,) if kind == "virtual_disk" else (spec.disks or ()) if kind == "vm" else ():
+        if disk.template:
+            yield "template", disk.template
+        if kind == "vm" and disk.virtual_disk:
+            yield "virtual_disk", disk.virtual_disk
+        if kind == "vm" and disk.repository:
+            yield "repository", disk.repository
+            yield "virtual_disk", f"{disk.repository}/{spec.name}-{disk.name}"
+
+
+def _results(site: Site, snapshot: Snapshot, planned: Plan) -> dict[Target, ObjectResult]:
+    results: dict[Target, ObjectResult] = {}
+    for step in planned.steps:
+        result = results.setdefault((step.kind, step.key), ObjectResult(step.kind, step.key))
+        result.steps = (*result.steps, step)
+    for kind, key in _changing(site):
+        results.setdefault((kind, key), ObjectResult(kind, key))
+    for (kind, key), result in results.items():
+        result.found = snapshot.find(kind, key)
+    return results
+
+
+def _execute(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Driver, site: str, progress: Progress) -> None:
+    """Take the steps phase by phase (a phase is one kind, leaving or staying), objects of a phase side by side."""
+    phases: dict[tuple[bool, str], list[ObjectResult]] = {}
+    for result in results.values():
+        if result.steps:
+            phases.setdefault((result.steps[-1].action == DELETE, result.kind), []).append(result)
+    failed: dict[Target, DomusError] = {}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for members in phases.values():
+            list(pool.map(lambda result: _carry_out(result, snapshot, driver, site, failed, progress), members))
+            failed.update({(result.kind, result.key): result.error for result in members if result.error is not None})
+
+
+def _carry_out(
+    result: ObjectResult, snapshot: Snapshot, driver: Driver, site: str, failed: dict[Target, DomusError], progress: Progress
+) -> None:
+    done: list[Step] = []
+    try:
+        _refuse_orphan(result, failed)
+        before = snapshot.find(result.kind, result.key)
+        if driver.fingerprint(result.kind, result.key) != (before.fingerprint if before else ""):
+            raise Conflict("has changed since it was read", remedy="Apply again")
+        for step in result.steps:
+            progress(f"{step.action} {step.name}")
+            driver.carry_out(step, site)
+            done.append(step)
+    except DomusError as error:
+        result.error = error.located(f"{result.kind} {result.key}")
+    except Exception as error:  # noqa: BLE001 - one object's surprise must not stop the others
+        result.error = DriverError(f"unexpected {type(error).__name__}: {error}", object=f"{result.kind} {result.key}", remedy="Please report this")
+    if result.error is not None:
+        result.steps = tuple(done)
+
+
+def _refuse_orphan(result: ObjectResult, failed: dict[Target, DomusError]) -> None:
+    if result.steps[-1].action in (DELETE, KILL, STOP):
+        return
+    for kind, key in needs(result.kind, result.steps[-1].spec):
+        if (kind, key) in failed:
+            raise Conflict(f"needs {kind} {key}, which failed", remedy="Mend that first, then apply again")
+
+
+def _finish(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Driver, check: bool) -> None:
+    """Say what waits for a restart: predicted in check mode, measured after an apply."""
+    for (kind, key), result in results.items():
+        before = result.found
+        if result.steps and not check:
+            result.found = driver.read_one(kind, key)
+            result.restart_required = waiting(result.found.spec, result.found.running) if result.found else ()
+        elif before is not None:
+            ends = {step.action for step in result.steps} & {STOP, KILL, SUSPEND, DELETE, CREATE}
+            more = [_waiting_name(change) for change in result.changes if change.effect == RESTART] if before.running is not None else []
+            result.restart_required = () if ends else tuple(dict.fromkeys([*waiting(before.spec, before.running), *more]))
+
+
+def _waiting_name(change: Change) -> str:
+    """A seed image is one thing: which part of it waits can not be seen afterwards."""
+    return "cloud_init" if change.field.startswith("cloud_init.") else change.field
+
+
+def _wait_for_addresses(site: Site, results: dict[Target, ObjectResult], driver: Driver, seconds: float) -> None:
+    waited = [name for name, spec in site.wanted("vm").items() if spec.state == "running" and results[("vm", name)].error is None]
+    deadline = time.monotonic() + seconds
+    while waited:
+        for name in list(waited):
+            addresses = driver.addresses(name)
+            result = results[("vm", name)]
+            if addresses and result.found is not None:
+                result.found = dataclasses.replace(result.found, state=dataclasses.replace(result.found.state, addresses=addresses))
+                waited.remove(name)
+        if time.monotonic() > deadline:
+            break
+        if waited:
+            time.sleep(POLL)
+    for name in waited:
+        results[("vm", name)].error = Unreachable(
+            f"has no IP address after {seconds:g} s", object=f"vm {name}", remedy="Look at its console; does its guest use DHCP?"
+        )

@@ -1,0 +1,155 @@
+"""The errors of the engine, each with a stable code.
+
+    DomusError
+      InvalidSpec    what was asked is wrong in itself
+      NotFound       what was asked names something that is not there
+      Conflict       what was asked contradicts what is there
+      NoCapacity     there is no room: disk, memory, addresses
+      Unsupported    this server, or this libvirt, can not do it
+      Unreachable    libvirt, a server or a guest does not answer
+      Busy           somebody else is changing the same object
+      DriverError    libvirt or a tool refused for a reason of its own
+
+An error says what is wrong, with which value of which field of which object, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from typing import Any
+
+LONGEST_SHOWN = 80
+
+
+class DomusError(Exception):
+    """Base of all: `message` is for people, `code` for programs, the rest says where."""
+
+    code = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        object: str = "",
+        field: str = "",
+        value: Any = None,
+        remedy: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.object = object
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+
+    def located(self, object: str, field: str = "") -> DomusError:
+        """Return this error, told which object (and outer field) it happened in."""
+        self.object = self.object or object
+        if field:
+            self.field = f"{field}.{self.field}" if self.field else field
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as plain data, for a result, an HTTP problem document or a log."""
+        told = {"object": self.object, "field": self.field, "value": shorten(self.value), "remedy": self.remedy}
+        return {"code": self.code, "message": self.message, **{k: v for k, v in told.items() if v not in ("", None)}}
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.object, self.field) if part)
+        text = f"{where}: {self.message}" if where else self.message
+        if self.value is not None:
+            text += f" (value: {shorten(self.value)!r})"
+        return f"{text}. {self.remedy}" if self.remedy else text
+
+
+class InvalidSpec(DomusError):
+    """What was asked is wrong in itself."""
+
+    code = "invalid_spec"
+
+
+class NotFound(DomusError):
+    """What was asked names something that is not there."""
+
+    code = "not_found"
+
+
+class Conflict(DomusError):
+    """What was asked contradicts what is there."""
+
+    code = "conflict"
+
+
+class NoCapacity(DomusError):
+    """There is no room: disk, memory, addresses."""
+
+    code = "no_capacity"
+
+
+class Unsupported(DomusError):
+    """This server, or this libvirt, can not do it."""
+
+    code = "unsupported"
+
+
+class Unreachable(DomusError):
+    """libvirt, a server or a guest does not answer."""
+
+    code = "unreachable"
+
+
+class Busy(DomusError):
+    """Somebody else is changing the same object."""
+
+    code = "busy"
+
+
+class DriverError(DomusError):
+    """libvirt or a tool refused for a reason of its own."""
+
+    code = "driver_error"
+
+
+class Refused(DomusError):
+    """Several errors of one document, found before anything was touched; the code is that of the first."""
+
+    def __init__(self, errors: list[DomusError]) -> None:
+        self.errors = errors
+        self.code = errors[0].code
+        lines = "\n".join(f"- {error}" for error in errors[:20])
+        more = f"\n- and {len(errors) - 20} more" if len(errors) > 20 else ""
+        super().__init__(f"refused, nothing was touched:\n{lines}{more}" if len(errors) > 1 else str(errors[0]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The first error, and all of them under `errors`."""
+        return {**self.errors[0].as_dict(), "errors": [error.as_dict() for error in self.errors[:100]]}
+
+
+class _ShallowRepr(reprlib.Repr):
+    """A repr that neither a deep, an endless nor an exploding value can exhaust."""
+
+    def repr_int(self, value: int, level: int) -> str:
+        """The number; beyond 64 bits only its size, since Python refuses to print the largest."""
+        return str(value) if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
+
+
+_SHALLOW = _ShallowRepr()
+_SHALLOW.maxlevel = 2
+
+
+def printable(key: Any) -> str:
+    """A key as a message may name it: one line without control characters, 80 characters at most."""
+    text = str(shorten(key))
+    return text if text.isprintable() else str(shorten(ascii(text)[1:-1]))
+
+
+def shorten(value: Any) -> Any:
+    """The value as a message may repeat it: JSON-able, and text of 80 characters at most."""
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 3] + "..."
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and value.bit_length() <= 64 or isinstance(value, float) and math.isfinite(value):
+        return value
+    return shorten(_SHALLOW.repr(value))

@@ -1,0 +1,1 @@
+"""The driver's interface in memory, for tests and simulation."""

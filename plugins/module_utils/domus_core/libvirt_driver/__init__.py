@@ -1,0 +1,1 @@
+"""All of libvirt and its XML, one file a kind."""

@@ -1,0 +1,77 @@
+"""The only import of libvirt: connections, and its errors told in ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import Busy, Conflict, DomusError, DriverError, NoCapacity, NotFound, Unreachable, Unsupported
+
+libvirt: Any
+try:
+    import libvirt
+except ImportError:  # reported by `connect` with the package that is missing
+    libvirt = None
+
+# https://libvirt.org/html/libvirt-virterror.html
+_KINDS: dict[str, type[DomusError]] = {
+    "VIR_ERR_NO_DOMAIN": NotFound,
+    "VIR_ERR_NO_NETWORK": NotFound,
+    "VIR_ERR_NO_NWFILTER": NotFound,
+    "VIR_ERR_NO_SUPPORT": Unsupported,
+    "VIR_ERR_CONFIG_UNSUPPORTED": Unsupported,
+    "VIR_ERR_OPERATION_UNSUPPORTED": Unsupported,
+    "VIR_ERR_ARGUMENT_UNSUPPORTED": Unsupported,
+    "VIR_ERR_OPERATION_INVALID": Conflict,
+    "VIR_ERR_DOM_EXIST": Conflict,
+    "VIR_ERR_NETWORK_EXIST": Conflict,
+    "VIR_ERR_RESOURCE_BUSY": Busy,
+    "VIR_ERR_OPERATION_TIMEOUT": Busy,
+    "VIR_ERR_NO_CONNECT": Unreachable,
+    "VIR_ERR_INVALID_CONN": Unreachable,
+    "VIR_ERR_AGENT_UNRESPONSIVE": Unreachable,
+}
+_LOST = ("client socket is closed", "end of file while reading", "connection closed", "Failed to connect socket", "internal error: client socket")
+
+
+def connect(uri: str) -> Any:
+    """Open a libvirt connection. Raises Unsupported without python3-libvirt, Unreachable when libvirt does not answer."""
+    if libvirt is None:
+        raise Unsupported("the libvirt bindings for Python are not installed here", remedy="Install them: apt-get install python3-libvirt")
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        raise Unreachable(
+            f"libvirt does not answer: {error}", object=f"connection {uri}", remedy="Is it running? systemctl status libvirtd; journalctl -u libvirtd"
+        ) from None
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn libvirt's errors inside the block into ours; `what` says what was being done."""
+    try:
+        yield
+    except Exception as error:
+        if libvirt is None or not isinstance(error, libvirt.libvirtError):
+            raise
+        raise translate(error, what) from None
+
+
+def translate(error: Any, what: str) -> DomusError:
+    """The DomusError for a libvirtError."""
+    text = error.get_error_message() or str(error)
+    if any(sign in text for sign in _LOST):
+        return Unreachable(f"{what}: the connection to libvirt broke: {text}", remedy="Is it running? systemctl status libvirtd; then apply again")
+    if "No space left on device" in text:
+        return NoCapacity(f"{what}: {text}", remedy="Free some room on that file system")
+    return kind_of(error)(f"{what}: {text}")
+
+
+def kind_of(error: Any) -> type[DomusError]:
+    """Which of our errors a libvirtError is."""
+    for name, kind in _KINDS.items():
+        if error.get_error_code() == getattr(libvirt, name, None):
+            return kind
+    return DriverError

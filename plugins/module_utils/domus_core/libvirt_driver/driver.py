@@ -1,0 +1,168 @@
+"""The libvirt driver: one server, reached through one libvirt connection and its own file systems."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Callable, Optional
+
+from ..driver import Driver, Target
+from ..model.document import Site
+from ..model.fields import plain, restore
+from ..model.kind import is_absent
+from ..model.server import ServerSpec, ServerState
+from ..model.snapshot import Found, Snapshot
+from ..planning.steps import DELETE, Step
+from . import network, repository, virtual_disk
+from .connection import connect, told
+from .locks import held
+from .places import Places
+from .registry import Registry
+from .server import read_server
+from .vm import Vms
+
+SYSTEM = "qemu:///system"
+STATE_DIRECTORY = "/var/lib/domus"
+
+
+def open_driver(uri: str = SYSTEM, state_directory: str = STATE_DIRECTORY) -> LibvirtDriver:
+    """Open the server. Raises Unsupported when a package is missing, Unreachable when libvirt does not answer."""
+    return LibvirtDriver(connect(uri), uri, state_directory)
+
+
+class LibvirtDriver:
+    """What `domus_core.driver.Driver` promises, on libvirt."""
+
+    def __init__(self, connection: Any, uri: str, state_directory: str) -> None:
+        self.connection = connection
+        self.uri = uri
+        self.state_directory = state_directory
+        self.registry = Registry(os.path.join(state_directory, "objects"))
+        self._site: Optional[Site] = None
+        self._places: Optional[Places] = None
+        self._isos: dict[str, str] = {}
+
+    def locked(self, changing: Iterable[Target], using: Iterable[Target], *, patience: float) -> AbstractContextManager[None]:
+        """Hold the objects in a lock file of this server."""
+        return held(os.path.join(self.state_directory, "objects.lock"), changing, using, patience=patience)
+
+    def read(self, site: Site) -> Snapshot:
+        """The server as it is, with the files that the document names."""
+        self._site = site
+        repositories = repository.read_repositories(self.registry, site)
+        places = repository.places_of(repositories, site)
+        isos = repository.read_images("iso", self.registry, places)
+        self._remember(places, isos)
+        server = self._server(site)
+        objects = {
+            "server": self._servers(server),
+            "network": network.read_networks(self.connection, self.registry),
+            "repository": repositories,
+            "template": repository.read_images("template", self.registry, places),
+            "iso": isos,
+            "virtual_disk": virtual_disk.read_virtual_disks(places),
+            "vm": self._vms().read_all(),
+        }
+        return Snapshot(server, objects, repository.read_files(places, site))
+
+    def read_one(self, kind: str, key: str) -> Optional[Found]:
+        """One object as it is now, or None."""
+        if kind == "vm":
+            found = self._vms().read(key)
+            if found is None or found.state.state != "running":
+                return found
+            return dataclasses.replace(found, state=dataclasses.replace(found.state, addresses=self.addresses(key)))
+        if kind == "network":
+            return network.read_network(self.connection, self.registry, key)
+        if kind == "virtual_disk":
+            return virtual_disk.read_virtual_disk(self.known_places(), key)
+        if kind == "server":
+            return self._servers(self._server(self._site)).get(key)
+        if kind == "repository":
+            return repository.read_repositories(self.registry, self._site).get(key)
+        return repository.read_images(kind, self.registry, self.known_places()).get(key)
+
+    def fingerprint(self, kind: str, key: str) -> str:
+        """The fingerprint of an object as it is now; empty when there is none."""
+        if kind == "vm":
+            return self._vms().fingerprint(key)
+        found = self.read_one(kind, key)
+        return found.fingerprint if found else ""
+
+    def carry_out(self, step: Step, site: str) -> None:
+        """Take one step. Raises DomusError."""
+        _STEPS[step.kind](self, step, site)
+        if step.kind in ("repository", "iso", "template"):
+            self._places = None
+
+    def addresses(self, vm: str) -> tuple[str, ...]:
+        """The IP addresses that a running VM is known to have, best first."""
+        return self._vms().addresses(vm)
+
+    def close(self) -> None:
+        """Close the connection; a broken one is closed already."""
+        with told("closing the connection"):
+            self.connection.close()
+
+    def known_isos(self) -> dict[str, str]:
+        """The paths of the known ISO images by name."""
+        self.known_places()
+        return self._isos
+
+    def known_places(self) -> Places:
+        """Where things are, as far as the last reading and the registry tell."""
+        if self._places is None:
+            repositories = repository.read_repositories(self.registry, self._site)
+            places = repository.places_of(repositories, self._site)
+            self._remember(places, repository.read_images("iso", self.registry, places))
+        assert self._places is not None
+        return self._places
+
+    def _remember(self, places: Places, isos: dict[str, Found]) -> None:
+        self._isos = {name: found.state.path for name, found in isos.items() if found.state.path}
+        self._places = places
+
+    def _vms(self) -> Vms:
+        return Vms(self.connection, self.known_places(), self._isos, os.path.join(self.state_directory, "cloud-init"))
+
+    def _server(self, site: Optional[Site]) -> ServerState:
+        facts = read_server(self.connection, virtualization_setting=self._virtualization(site), state_directory=self.state_directory)
+        return ServerState(facts["virtualization"], tuple(facts["domain_types"]), tuple(facts["machines"]), facts)
+
+    def _virtualization(self, site: Optional[Site]) -> str:
+        """What the document says of this server, else what was said before."""
+        for spec in (site.wanted("server") if site else {}).values():
+            if spec.virtualization and not is_absent(spec):
+                return str(spec.virtualization)
+        for name in self.registry.names("server"):
+            return str((self.registry.read("server", name) or {}).get("virtualization") or "auto")
+        return "auto"
+
+    def _servers(self, state: ServerState) -> dict[str, Found]:
+        found = {}
+        for name in self.registry.names("server"):
+            data = self.registry.read("server", name)
+            if data is not None:
+                found[name] = Found(restore(ServerSpec, data), state, fingerprint=repr(data))
+        return found
+
+    def _carry_out_server(self, step: Step, site: str) -> None:
+        if step.action == DELETE:
+            self.registry.remove("server", step.key)
+        else:
+            self.registry.write("server", step.key, plain(step.spec))
+
+
+_STEPS: dict[str, Callable[[LibvirtDriver, Step, str], None]] = {
+    "server": LibvirtDriver._carry_out_server,
+    "network": lambda driver, step, site: network.carry_out(driver.connection, driver.registry, step, site),
+    "repository": lambda driver, step, site: repository.carry_out_repository(driver.registry, step),
+    "template": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
+    "iso": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
+    "virtual_disk": lambda driver, step, site: virtual_disk.carry_out(driver.connection, driver.registry, driver.known_places(), step),
+    "vm": lambda driver, step, site: driver._vms().carry_out(step, site),
+}
+
+_: type[Driver] = LibvirtDriver

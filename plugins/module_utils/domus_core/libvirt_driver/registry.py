@@ -1,0 +1,72 @@
+"""What a server knows of objects that libvirt does not keep: one small JSON file each, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from typing import Any, Optional
+
+from ..errors import DriverError, NoCapacity
+
+
+class Registry:
+    """Files `<directory>/<kind>/<name>.json`. Names are checked before they come here."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def names(self, kind: str) -> list[str]:
+        """The names of all objects of a kind."""
+        try:
+            entries = os.listdir(os.path.join(self.directory, kind))
+        except FileNotFoundError:
+            return []
+        return sorted(entry[:-5] for entry in entries if entry.endswith(".json") and not entry.startswith("."))
+
+    def read(self, kind: str, name: str) -> Optional[dict[str, Any]]:
+        """What is kept of an object, or None. Raises DriverError when the file is damaged."""
+        path = self._path(kind, name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                data = json.load(file)
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            raise DriverError(f"{path} can not be read: {error}", object=f"{kind} {name}", remedy="Delete that file, and apply again") from None
+        return data if isinstance(data, dict) else None
+
+    def write(self, kind: str, name: str, data: dict[str, Any]) -> None:
+        """Keep an object; after a crash either the old or the new is there. Raises NoCapacity on a full disk."""
+        path = self._path(kind, name)
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        try:
+            write_atomically(path, json.dumps(data).encode())
+        except OSError as error:
+            raise NoCapacity(f"{path} can not be written: {error.strerror}", object=f"{kind} {name}", remedy="Free some room on that file system") from None
+
+    def remove(self, kind: str, name: str) -> None:
+        """Forget an object; one that is not there is forgotten already."""
+        try:
+            os.unlink(self._path(kind, name))
+        except FileNotFoundError:
+            pass
+
+    def _path(self, kind: str, name: str) -> str:
+        return os.path.join(self.directory, kind, f"{name}.json")
+
+
+def write_atomically(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Write a file so that a reader, or a crash, sees the old or the new one. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise

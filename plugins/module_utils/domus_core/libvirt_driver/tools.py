@@ -1,0 +1,87 @@
+"""Programs of the operating system: run without a shell, ended with us, their refusals told as our errors."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from ..errors import Conflict, DomusError, DriverError, InvalidSpec, NoCapacity, NotFound, Unreachable, Unsupported
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "xorriso": "xorriso",
+}
+LAST_LINES = 5
+LAST_CHARACTERS = 1000
+
+_FREE_SPACE = "Free some space there, or choose another repository."
+_NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded")
+
+
+def run(argv: Sequence[str], *, timeout: float, input: bytes | None = None, what: str) -> str:
+    """Run a program to its end and return its standard output; `what` names the work in errors, `timeout` is in seconds.
+
+    Raises Unsupported (not installed), NoCapacity (disk full), Unreachable (timeout), InvalidSpec (an impossible argument), DriverError (it refused).
+    """
+    # A child that outlived us would go on writing into a file that the next run believes to be its own.
+    command = [_find("setpriv"), "--pdeathsig", "KILL", "--", _find(argv[0]), *argv[1:]]
+    try:
+        done = subprocess.run(
+            command,
+            input=input or b"",
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            cwd="/",
+            env={"PATH": SEARCH_PATH, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        remedy = "See whether the storage under it answers, then try again."
+        raise Unreachable(f"{what} failed: {argv[0]} did not end within {timeout:g} seconds", remedy=remedy) from error
+    except (OSError, ValueError) as error:
+        raise explain(error, what) from error
+    if done.returncode != 0:
+        raise _refusal(argv[0], done.returncode, done.stderr, what)
+    return done.stdout.decode("utf-8", "replace")
+
+
+def explain(error: Exception, what: str, path: str | None = None) -> DomusError:
+    """Return the error of ours for an OSError, or for the ValueError of a path with a NUL or a lone surrogate, met while doing `what`."""
+    if not isinstance(error, OSError):
+        return InvalidSpec(f"{what} failed: a name that no file can have", value=path)
+    message = f"{what} failed: {error.strerror or error}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(message, value=path)
+    if error.errno == errno.EEXIST:
+        return Conflict(message, value=path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoCapacity(message, value=path, remedy=_FREE_SPACE)
+    if error.errno == errno.ELOOP:
+        return InvalidSpec(f"{what} failed: it is a symbolic link", value=path, remedy="Name the file itself.")
+    if error.errno in (errno.ENAMETOOLONG, errno.EFBIG):
+        return InvalidSpec(message, value=path)
+    return DriverError(message, value=path)
+
+
+def _find(program: str) -> str:
+    found = shutil.which(program, path=SEARCH_PATH)
+    if found is None:
+        package = PACKAGES.get(program)
+        remedy = f"Install it: apt-get install {package}" if package else "Install it."
+        raise Unsupported(f"the program {program} is not installed on this server", remedy=remedy)
+    return found
+
+
+def _refusal(program: str, status: int, stderr: bytes, what: str) -> DomusError:
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    said = "\n".join(lines[-LAST_LINES:])[-LAST_CHARACTERS:]
+    if any(text in said for text in _NO_SPACE_TEXTS):
+        return NoCapacity(f"{what} failed: {said}", remedy=_FREE_SPACE)
+    ended = f"{program} was killed by {signal.Signals(-status).name}" if status < 0 else f"{program} ended with status {status}"
+    return DriverError(f"{what} failed: {said or ended}")

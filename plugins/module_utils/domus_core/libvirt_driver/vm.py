@@ -1,0 +1,291 @@
+"""VMs as libvirt domains: read them, and carry out the steps of a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from ..errors import DomusError, NotFound
+from ..model.fields import make
+from ..model.repository import VIRTUAL_DISKS
+from ..model.snapshot import Found
+from ..model.vm import VmSpec, VmState
+from ..model.vm_devices import VncSpec
+from ..planning.steps import CREATE, DELETE, START, Step
+from .bounded import bounded
+from .connection import libvirt, told
+from .image_files import grow
+from .places import Places
+from .seed import make_seed, remove_seed
+from .vm_live import change_running
+from .vm_power import ACTIONS, patience_of, run_state
+from .vm_reader import comparable, read_vm, source_of, target_of
+from .vm_record import VmRecord, read_record, write_record
+from .vm_writer import Writing, change_domain, new_domain, put_seed
+from .xml_fields import get, parse, serialize
+
+STEP_LIMIT = 60.0
+SAVE_LIMIT = 3600.0
+
+
+class Vms:
+    """The domains of one libvirt connection; `seeds` is where the seed images of VMs without a disk of their own lie."""
+
+    def __init__(self, connection: Any, places: Places, isos: Mapping[str, str], seeds: str) -> None:
+        self.connection = connection
+        self.places = places
+        self.isos = isos
+        self.names_of_isos = {path: name for name, path in isos.items()}
+        self.seeds = seeds
+
+    def read_all(self) -> dict[str, Found]:
+        """All domains by name; one that vanishes meanwhile is left out."""
+        with told("listing the domains"):
+            domains = self.connection.listAllDomains(0)
+        found = {}
+        for domain in domains:
+            try:
+                found[domain.name()] = self._read(domain)
+            except NotFound:
+                continue
+        return found
+
+    def read(self, name: str) -> Optional[Found]:
+        """One domain, with its addresses, or None."""
+        domain = self.lookup(name)
+        return None if domain is None else self._read(domain)
+
+    def lookup(self, name: str) -> Any:
+        """The domain of this name, or None."""
+        try:
+            with told(f"looking for domain {name}"):
+                return self.connection.lookupByName(name)
+        except NotFound:
+            return None
+
+    def fingerprint(self, name: str) -> str:
+        """The fingerprint of a domain; empty when there is none."""
+        domain = self.lookup(name)
+        if domain is None:
+            return ""
+        with told(f"reading domain {name}"):
+            text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            return _fingerprint(text, run_state(domain), bool(domain.autostart()))
+
+    def _read(self, domain: Any) -> Found:
+        with told("reading a domain"):
+            text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            state = run_state(domain)
+            live = _live_xml(domain, state)
+            autostart, persistent = bool(domain.autostart()), bool(domain.isPersistent())
+        root = parse(text)
+        record = read_record(root)
+        spec = self._spec(root, record, autostart)
+        running, port, memory = None, None, None
+        if live is not None:
+            live_root = parse(live)
+            in_force = self._spec(live_root, _live_record(live_root, record), autostart)
+            port, memory = get(live_root, "./devices/graphics/@port"), in_force.memory
+            running = comparable(_without_waiting_secrets(in_force, root, live_root, record), spec)
+        measured = VmState(
+            uuid=get(root, "./uuid") or "",
+            state=state,
+            memory=memory,
+            persistent=persistent,
+            managed=record is not None,
+            generation=record.generation if record else 0,
+            site=record.site if record else None,
+            vnc_port=int(port) if port and port != "-1" else None,
+        )
+        return Found(spec, measured, running, record.spec if record else None, _fingerprint(text, state, autostart))
+
+    def _spec(self, root: Any, record: Optional[VmRecord], autostart: bool) -> VmSpec:
+        spec = read_vm(root, record, self.places, self.names_of_isos)
+        return make(VmSpec, {**vars(spec), "autostart": autostart})
+
+    def carry_out(self, step: Step, site: str) -> None:
+        """Take one step. Raises DomusError; a QEMU that does not answer is given up after a while."""
+        if step.action == CREATE:
+            with told(f"defining domain {step.key}"):
+                self._create(step, site)
+            return
+        domain = self.lookup(step.key)
+        if domain is None:
+            raise NotFound("there is no such domain any more", object=step.name, remedy="Apply again")
+        limit = SAVE_LIMIT if step.action == "suspend" else STEP_LIMIT + (patience_of(step.spec) if step.action == "stop" else 0)
+        bounded(lambda: self._act(domain, step, site), limit, f"{step.action} of {step.name}")
+
+    def _act(self, domain: Any, step: Step, site: str) -> None:
+        with told(f"{step.action} of domain {step.key}"):
+            if step.action == DELETE:
+                self._delete(domain)
+            elif step.action in ACTIONS:
+                ACTIONS[step.action](domain, step.spec)
+                if step.action == START:
+                    self._tidy(domain)
+            else:
+                self._update(domain, step, site)
+
+    def _create(self, step: Step, site: str) -> None:
+        record = VmRecord(step.record, site, generation=1)
+        writing = Writing(self.places, self.isos, record)
+        root = new_domain(step.spec, step.uuid or "", writing)
+        seed = None
+        if step.spec.cloud_init is not None:
+            seed = make_seed(self._seed_folder(step.spec), step.key, step.uuid or "", step.spec.cloud_init, None)
+            put_seed(root, seed, record)
+        write_record(root, record)
+        try:
+            domain = self.connection.defineXML(serialize(root))
+        except libvirt.libvirtError:
+            remove_seed(seed)
+            raise
+        if step.spec.autostart:
+            domain.setAutostart(1)
+
+    def _update(self, domain: Any, step: Step, site: str) -> None:
+        """Live first, the definition last: whatever interrupts this, planning again finds what is still to do."""
+        root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+        record = read_record(root) or VmRecord(site=site)
+        name_devices(root, record)
+        record.spec = step.record
+        record.generation += 1
+        writing = Writing(self.places, self.isos, record)
+        active = bool(domain.isActive())
+        if active:
+            change_running(domain, step.spec, step.changes, writing)
+        else:
+            self._grow_disks(step)
+        change_domain(root, step.spec, step.changes, writing)
+        if any(change.field.startswith("cloud_init") for change in step.changes):
+            before = _seed_path(root, record)
+            put_seed(root, make_seed(self._seed_folder(step.spec), step.key, step.uuid or "", step.spec.cloud_init, before), record)
+        write_record(root, record)
+        domain = self.connection.defineXML(serialize(root))
+        if any(change.field == "autostart" for change in step.changes):
+            domain.setAutostart(int(bool(step.spec.autostart)))
+        if not active:
+            self._tidy(domain)
+
+    def _grow_disks(self, step: Step) -> None:
+        disks = {f"disks[{disk.name}].size": disk for disk in step.spec.disks or ()}
+        for change in step.changes:
+            if change.field in disks:
+                disk = disks[change.field]
+                grow(self.places.path(disk.file), disk.format or "qcow2", change.after)
+
+    def _delete(self, domain: Any) -> None:
+        seed = None
+        root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        record = read_record(root)
+        if record is not None:
+            seed = _seed_path(root, record)
+        flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM")
+        wanted = sum(getattr(libvirt, f"VIR_DOMAIN_UNDEFINE_{name}", 0) for name in flags)
+        try:
+            domain.undefineFlags(wanted)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT):
+                raise
+            domain.undefine()
+        if seed:
+            self._remove_seeds(root.findtext("name"), os.path.dirname(seed), keep=None)
+
+    def _tidy(self, domain: Any) -> None:
+        """Delete seed images that this VM had before, now that no QEMU has them open."""
+        root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        record = read_record(root)
+        seed = _seed_path(root, record) if record else None
+        if seed:
+            self._remove_seeds(root.findtext("name"), os.path.dirname(seed), keep=seed)
+
+    def _remove_seeds(self, name: str, folder: str, *, keep: Optional[str]) -> None:
+        for path in glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(name)}-cloud-init-????????????.iso")):
+            if path != keep:
+                remove_seed(path)
+
+    def _seed_folder(self, spec: VmSpec) -> str:
+        """Beside the VM's disks, so that it is there wherever they are; else in the server's own directory."""
+        for disk in spec.disks or ():
+            repository = self.places.repositories.get((disk.file or "").split("/", 1)[0])
+            if repository is not None and not repository.adopted:
+                return f"{repository.path}/{VIRTUAL_DISKS}"
+        return self.seeds
+
+    def addresses(self, name: str) -> tuple[str, ...]:
+        """The IP addresses of a running domain: from the leases of its networks, else from the server's neighbours, else from its guest agent."""
+        domain = self.lookup(name)
+        if domain is None:
+            return ()
+        for source in ("LEASE", "ARP", "AGENT"):
+            try:
+                answer = bounded(functools.partial(_ask_addresses, domain, source), 6.0, "asking for addresses")
+            except (DomusError, libvirt.libvirtError):
+                continue
+            if answer:
+                return tuple(answer)
+        return ()
+
+
+def _ask_addresses(domain: Any, source: str) -> list[str]:
+    interfaces = domain.interfaceAddresses(getattr(libvirt, f"VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_{source}"), 0)
+    found = [entry["addr"] for name, interface in interfaces.items() if name != "lo" for entry in interface["addrs"] or ()]
+    usable = [address for address in dict.fromkeys(found) if not address.startswith(("fe80:", "127.")) and address != "::1"]
+    return sorted(usable, key=lambda address: ":" in address)
+
+
+def _live_xml(domain: Any, state: str) -> Optional[str]:
+    """The XML of what runs; of a VM suspended to disk, of what will run when it is resumed."""
+    if state in ("running", "paused"):
+        return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+    if state == "suspended":
+        try:
+            return str(domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
+        except libvirt.libvirtError:
+            return None
+    return None
+
+
+def _fingerprint(text: str, state: str, autostart: bool) -> str:
+    return hashlib.sha256(f"{text}{state}{autostart}".encode()).hexdigest()[:32]
+
+
+def _live_record(live_root: Any, record: Optional[VmRecord]) -> Optional[VmRecord]:
+    """The record for reading what runs: devices that the definition has lost keep the names they had at the start."""
+    before = read_record(live_root)
+    if record is None or before is None:
+        return record
+    devices = {group: {**before.devices.get(group, {}), **record.devices.get(group, {})} for group in ("disks", "cdroms", "nics")}
+    return dataclasses.replace(record, devices=devices)
+
+
+def _without_waiting_secrets(running: VmSpec, root: Any, live_root: Any, record: Optional[VmRecord]) -> VmSpec:
+    """The record tells of secrets as they are defined; those that are not in force yet are taken out of what runs."""
+    values = dict(vars(running))
+    if record is not None and _seed_path(root, record) != _seed_path(live_root, record):
+        values["cloud_init"] = None
+    if running.vnc is not None and get(root, "./devices/graphics/@passwd") != get(live_root, "./devices/graphics/@passwd"):
+        values["vnc"] = make(VncSpec, {**vars(running.vnc), "password": None})
+    return make(VmSpec, values)
+
+
+def _seed_path(root: Any, record: VmRecord) -> Optional[str]:
+    return next((source_of(disk) for disk in root.iterfind("devices/disk") if record.seed and target_of(disk) == record.seed), None)
+
+
+def name_devices(root: Any, record: VmRecord) -> None:
+    """Write down the names of devices that have none yet, so that they keep the name they were shown under."""
+    for disk in root.iterfind("devices/disk"):
+        target = target_of(disk)
+        group = "cdroms" if disk.get("device") == "cdrom" else "disks"
+        if target != record.seed and target not in record.names(group):
+            record.rename(group, target, target)
+    for position, nic in enumerate(root.iterfind("devices/interface")):
+        mac = get(nic, "./mac/@address") or ""
+        if mac not in record.names("nics"):
+            record.rename("nics", f"eth{position}", mac)

@@ -1,0 +1,79 @@
+"""Change a running domain. What libvirt, QEMU or the guest can not do live is left for the next restart."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import DomusError, Unsupported
+from ..model.fields import LIVE
+from ..model.vm import VmSpec
+from ..planning.steps import Change
+from .connection import libvirt, told, translate
+from .vm_reader import target_of
+from .vm_writer import Writing, device_element, edit_device, new_device
+from .xml_fields import get, parse, serialize
+
+_PLACE = re.compile(r"(disks|cdroms|nics)\[([^\]]+)\](?:\.(.+))?")
+# libvirt has no code of its own for these: the change is fine, this guest or machine can not take it while it runs
+_NOT_LIVE = ("unplug request", "No more available PCI", "no more available", "not hotpluggable", "not supported for hot", "cannot be hotplugged", "hotplug is not supported", "hot unplug")
+
+
+def change_running(domain: Any, spec: VmSpec, changes: tuple[Change, ...], writing: Writing) -> None:
+    """Make the live changes in the running domain. Raises DomusError when one fails for a reason that a restart would not mend."""
+    for change in changes:
+        if change.effect != LIVE:
+            continue
+        try:
+            _change(domain, spec, change, writing)
+        except libvirt.libvirtError as error:
+            mended = translate(error, f"changing {change.field}")
+            if not _waits(mended, change):
+                raise mended.located("", change.field) from None
+
+
+def _waits(error: DomusError, change: Change) -> bool:
+    if change.field.endswith(".size"):
+        return False
+    return isinstance(error, Unsupported) or any(sign in error.message for sign in _NOT_LIVE)
+
+
+def _change(domain: Any, spec: VmSpec, change: Change, writing: Writing) -> None:
+    match = _PLACE.fullmatch(change.field)
+    if match:
+        _change_device(domain, match[1], match[2], match[3] or "", change, spec, writing)
+    elif change.field == "memory":
+        domain.setMemoryFlags(change.after // 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    elif change.field == "cpus":
+        domain.setVcpusFlags(change.after, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    elif change.field == "description":
+        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_DESCRIPTION, change.after, None, None, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def _change_device(domain: Any, group: str, name: str, inner: str, change: Change, spec: VmSpec, writing: Writing) -> None:
+    root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+    element = device_element(root, group, name, writing.record)
+    live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    if change.after is None and not inner:
+        if element is not None:
+            domain.detachDeviceFlags(serialize(element), live)
+    elif not inner:
+        if element is None:
+            domain.attachDeviceFlags(serialize(new_device(root, group, change.after, writing)), live)
+    elif element is not None and inner == "size":
+        domain.blockResize(target_of(element), change.after, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    elif element is not None:
+        device = next(one for one in getattr(spec, group) if one.name == name)
+        edit_device(element, device, inner, writing)
+        domain.updateDeviceFlags(serialize(element), live)
+
+
+def grow_in_use(connection: Any, path: str, size: int) -> bool:
+    """Grow an image through the running domain that uses it; False when none does. Raises DomusError."""
+    with told(f"growing {path}"):
+        for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            for disk in parse(domain.XMLDesc(0)).iterfind("devices/disk"):
+                if path in (get(disk, "./source/@file"), get(disk, "./source/@dev")):
+                    domain.blockResize(target_of(disk), size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+                    return True
+    return False

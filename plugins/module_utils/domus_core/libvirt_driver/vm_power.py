@@ -1,0 +1,77 @@
+"""Run states of a domain: start, stop, kill, pause, resume, suspend to disk."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+from ..errors import Unreachable
+from ..model.vm import VmSpec
+from ..planning.steps import KILL, PAUSE, RESUME, START, STOP, SUSPEND
+from .connection import libvirt
+
+POLL = 0.1
+ASK_AGAIN = 5.0
+DEFAULT_STOP_TIMEOUT = 120
+# https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainState
+STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "stopped", 7: "running"}
+
+
+def run_state(domain: Any) -> str:
+    """The run state of a domain, in Domus's words."""
+    state = STATES.get(domain.state()[0], "stopped")
+    return "suspended" if state == "stopped" and domain.hasManagedSaveImage() else state
+
+
+def patience_of(spec: VmSpec) -> int:
+    """How many seconds the guest gets to shut down by itself."""
+    return DEFAULT_STOP_TIMEOUT if spec.stop_timeout is None else spec.stop_timeout
+
+
+def stop(domain: Any, spec: VmSpec) -> None:
+    """Ask the guest to shut down, again every few seconds: one that is still booting does not hear. Raises Unreachable when it does not."""
+    deadline = time.monotonic() + patience_of(spec)
+    ask = 0.0
+    while domain.isActive():
+        now = time.monotonic()
+        if now >= deadline:
+            _did_not_stop(domain, spec)
+            return
+        if now >= ask:
+            _ask(domain)
+            ask = now + ASK_AGAIN
+        time.sleep(POLL)
+
+
+def _ask(domain: Any) -> None:
+    try:
+        domain.shutdown()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it has stopped meanwhile
+            raise
+
+
+def _did_not_stop(domain: Any, spec: VmSpec) -> None:
+    if not spec.force_stop:
+        raise Unreachable(
+            f"its guest did not shut down within {patience_of(spec)} s", field="state", value="stopped", remedy="Look at its console; force_stop: true powers it off"
+        )
+    kill(domain)
+
+
+def kill(domain: Any) -> None:
+    """Power the domain off; one that is off already is fine."""
+    if domain.hasManagedSaveImage():
+        domain.managedSaveRemove()
+    if domain.isActive():
+        domain.destroy()
+
+
+ACTIONS: dict[str, Callable[[Any, VmSpec], Any]] = {
+    START: lambda domain, spec: domain.isActive() or domain.create(),
+    STOP: stop,
+    KILL: lambda domain, spec: kill(domain),
+    PAUSE: lambda domain, spec: domain.suspend(),
+    RESUME: lambda domain, spec: domain.resume(),
+    SUSPEND: lambda domain, spec: domain.managedSave(),
+}

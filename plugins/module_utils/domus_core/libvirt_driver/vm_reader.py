@@ -1,0 +1,166 @@
+"""Read a domain's XML into a VM's specification."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from ..errors import DomusError
+from ..model.fields import given, make, merge
+from ..model.repository import TEMPLATES
+from ..model.vm import VmSpec
+from ..model.vm_devices import CdromSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
+from .image_header import inspect
+from .places import Places
+from .vm_record import VmRecord
+from .xml_fields import get, read_fields
+
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+BOOT_CLASSES = {"hd": "disk", "cdrom": "cdrom", "network": "network"}
+# Fields that libvirt's XML does not hold; they come from the record.
+ONLY_RECORDED = ("tags", "cloud_init")
+DISK_ONLY_RECORDED = ("repository", "template", "image", "virtual_disk", "clone", "sparse")
+
+
+def read_vm(root: Any, record: Optional[VmRecord], places: Places, isos: Mapping[str, str]) -> VmSpec:
+    """The specification in a domain's XML; `isos` are the names of the known ISO images by path."""
+    record = record or VmRecord()
+    values = read_fields(root, VmSpec)
+    vcpu = root.find("vcpu")
+    values["cpus_max"] = int(vcpu.text)
+    values["cpus"] = int(vcpu.get("current", vcpu.text))
+    values["virtualization"] = root.get("type")
+    values["firmware"] = _firmware(root)
+    values["boot"] = tuple(BOOT_CLASSES[boot.get("dev")] for boot in root.iterfind("os/boot") if boot.get("dev") in BOOT_CLASSES) or None
+    values["cpu_model"] = _cpu_model(root)
+    if root.find("cpu/topology") is not None:
+        values["cpu_topology"] = make(TopologySpec, read_fields(root.find("cpu/topology"), TopologySpec))
+    if root.find("os/kernel") is not None:
+        values["kernel"] = _kernel(root, places)
+    values |= _devices(root.find("devices"), record, places, isos)
+    for name in ONLY_RECORDED:
+        values[name] = getattr(record.spec, name) if record.spec else None
+    return make(VmSpec, {name: value for name, value in values.items() if value is not None})
+
+
+def _firmware(root: Any) -> str:
+    loader = root.find("os/loader")
+    if root.find("os").get("firmware") != "efi" and (loader is None or loader.get("type") != "pflash"):
+        return "bios"
+    secure = [feature.get("enabled") for feature in root.iterfind("os/firmware/feature") if feature.get("name") == "secure-boot"]
+    return "uefi-secure" if secure == ["yes"] or (loader is not None and loader.get("secure") == "yes") else "uefi"
+
+
+def _cpu_model(root: Any) -> Optional[str]:
+    cpu = root.find("cpu")
+    if cpu is None:
+        return None
+    mode = cpu.get("mode", "custom")
+    return get(cpu, "./model") if mode == "custom" else str(mode)
+
+
+def _kernel(root: Any, places: Places) -> KernelSpec:
+    values = {name: value for name, value in read_fields(root.find("os"), KernelSpec).items() if value}
+    for name in ("kernel", "initrd"):
+        if name in values:
+            values[name] = places.reference(values[name], TEMPLATES)
+    return make(KernelSpec, values)
+
+
+def _devices(devices: Any, record: VmRecord, places: Places, isos: Mapping[str, str]) -> dict[str, Any]:
+    media = [disk for disk in devices.iterfind("disk") if target_of(disk) != record.seed]
+    graphics = devices.find("graphics[@type='vnc']")
+    watchdogs = [dog for dog in devices.iterfind("watchdog") if dog.get("model") != "itco"]
+    return {
+        "disks": tuple(_disk(disk, record, places) for disk in media if disk.get("device", "disk") == "disk"),
+        "cdroms": tuple(_cdrom(disk, record, isos) for disk in media if disk.get("device") == "cdrom"),
+        "nics": tuple(_nic(position, nic, record) for position, nic in enumerate(devices.iterfind("interface"))),
+        "serial_console": devices.find("console") is not None or devices.find("serial") is not None,
+        "vnc": _vnc(graphics, record),
+        "video": next((model.get("type") for model in devices.iterfind("video/model")), "none"),
+        "rng": devices.find("rng") is not None,
+        "watchdog": make(WatchdogSpec, read_fields(watchdogs[0], WatchdogSpec)) if watchdogs else None,
+        "guest_agent": any(target.get("name") == AGENT_CHANNEL for target in devices.iterfind("channel/target")),
+    }
+
+
+def target_of(disk: Any) -> str:
+    """The target (vda, sdb ...) of a disk element: what it is known by within its domain."""
+    return get(disk, "./target/@dev") or ""
+
+
+def source_of(disk: Any) -> Optional[str]:
+    """The path of a disk element's file or block device, or None for other sources."""
+    return get(disk, "./source/@file") or get(disk, "./source/@dev")
+
+
+def _disk(element: Any, record: VmRecord, places: Places) -> DiskSpec:
+    target = target_of(element)
+    name = record.names("disks").get(target, target)
+    path = source_of(element)
+    values = {"name": name, "cache": "default", **read_fields(element, DiskSpec)}
+    values |= {"file": places.place(path), "size": size_of(path, values.get("format", "raw")) if path else None}
+    asked = next((disk for disk in (record.spec and record.spec.disks) or () if disk.name == name), None)
+    if asked is not None:
+        values |= {field: getattr(asked, field) for field in DISK_ONLY_RECORDED}
+    return make(DiskSpec, {field: value for field, value in values.items() if value is not None})
+
+
+def size_of(path: str, format: str) -> Optional[int]:
+    """The size in bytes that a VM sees of an image, or None when it can not be read."""
+    try:
+        return os.stat(path).st_size if format == "raw" and os.path.isfile(path) else inspect(path).virtual_size
+    except (OSError, DomusError):
+        return None
+
+
+def _cdrom(element: Any, record: VmRecord, isos: Mapping[str, str]) -> CdromSpec:
+    target = target_of(element)
+    path = source_of(element)
+    values = {"name": record.names("cdroms").get(target, target), **read_fields(element, CdromSpec)}
+    iso = isos.get(path) if path else ""
+    return make(CdromSpec, values if iso is None else {**values, "iso": iso})
+
+
+def _nic(position: int, element: Any, record: VmRecord) -> NicSpec:
+    values = {"link": "up", **read_fields(element, NicSpec)}
+    name = record.names("nics").get(values.get("mac", ""), f"eth{position}")
+    source = {"network": "network", "bridge": "bridge"}.get(element.get("type", ""))
+    if source:
+        values[source] = get(element, f"./source/@{source}")
+    return make(NicSpec, {"name": name, **{field: value for field, value in values.items() if value is not None}})
+
+
+def _vnc(graphics: Optional[Any], record: VmRecord) -> VncSpec:
+    if graphics is None:
+        return make(VncSpec, {"enabled": False})
+    values: dict[str, Any] = {"enabled": True, "listen": graphics.get("listen") or get(graphics, "./listen/@address")}
+    asked = record.spec.vnc if record.spec else None
+    if asked is not None:
+        values["password"] = asked.password
+    return make(VncSpec, {name: value for name, value in values.items() if value is not None})
+
+
+def comparable(running: VmSpec, defined: VmSpec) -> VmSpec:
+    """What runs, without the differences that libvirt or the guest make by themselves; the same instance when none is left.
+
+    The balloon's target is what the definition says, however much the guest has given back so far: see VmState.memory.
+    """
+    values = given(running)
+    for name in ("cpu_model", "boot", "tags"):
+        values[name] = getattr(defined, name)
+    if (defined.memory or 0) <= (running.memory_max or 0):
+        values["memory"] = defined.memory
+    known = {disk.name: disk for disk in defined.disks or ()}
+    values["disks"] = tuple(_same_size(disk, known.get(disk.name)) for disk in running.disks or ())
+    alike = make(VmSpec, {name: value for name, value in values.items() if value is not None})
+    return defined if alike == defined else alike
+
+
+def _same_size(disk: DiskSpec, defined: Optional[DiskSpec]) -> DiskSpec:
+    """An overlay of a snapshot or a grown image has one size, whichever XML it is read from."""
+    if defined is None or defined.file != disk.file:
+        return disk
+    return merge(disk, make(DiskSpec, {"name": disk.name, **({"size": defined.size} if defined.size is not None else {})}))
+

@@ -1,0 +1,156 @@
+"""Plan a whole document: what it can not do it refuses before anything is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable, Optional
+
+from ..errors import Conflict, DomusError, Refused
+from ..model.document import Site
+from ..model.fields import LIVE, given, make, merge
+from ..model.identity import derived_uuid
+from ..model.kind import is_absent
+from ..model.kinds import KINDS
+from ..model.repository import TEMPLATES
+from ..model.snapshot import Found, Snapshot
+from .comparison import compare, creation, deletion
+from .disks import plan_virtual_disk
+from .site_view import SiteView, guard_unused
+from .steps import CREATE, DELETE, START, STOP, UPDATE, Change, Step, step
+from .vms import plan_vm
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Steps in the order in which they must be taken; those of one object stand together within their phase."""
+
+    site: str
+    steps: tuple[Step, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON-able data, secrets masked."""
+        return {"site": self.site, "steps": [one.as_dict() for one in self.steps]}
+
+
+def plan(site: Site, snapshot: Snapshot) -> Plan:
+    """Return the steps that turn the snapshot into the site. Raises Refused, or the one error, when anything can not be done."""
+    view = SiteView(site, snapshot)
+    steps: list[Step] = []
+    problems: list[DomusError] = _double_macs(site)
+    for kind in KINDS:
+        for key, wanted in site.wanted(kind.name).items():
+            try:
+                steps += _PLANNERS[kind.name](view, wanted, snapshot.find(kind.name, key))
+            except DomusError as error:
+                problems.append(error.located(f"{kind.name} {key}"))
+    if problems:
+        raise Refused(problems) if len(problems) > 1 else problems[0]
+    return Plan(site.name, tuple(_ordered(steps)))
+
+
+def _ordered(steps: list[Step]) -> list[Step]:
+    """Deletions first, users before what they use; then the rest, what is used before its users. A step twice is one step."""
+    rank = {kind.name: position for position, kind in enumerate(KINDS)}
+    deleted = {(one.kind, one.key) for one in steps if one.action == DELETE}
+    leaving = [one for one in steps if (one.kind, one.key) in deleted]
+    staying = [one for one in steps if (one.kind, one.key) not in deleted]
+    ordered = sorted(leaving, key=lambda one: -rank[one.kind]) + sorted(staying, key=lambda one: rank[one.kind])
+    return list({(one.action, one.kind, one.key): one for one in ordered}.values())
+
+
+def _double_macs(site: Site) -> list[DomusError]:
+    seen: dict[str, str] = {}
+    problems: list[DomusError] = []
+    for name, vm in site.wanted("vm").items():
+        for nic in (not is_absent(vm) and vm.nics) or ():
+            if nic.mac and seen.setdefault(nic.mac, name) != name:
+                problems.append(Conflict(f"vm {seen[nic.mac]} has the same MAC address", object=f"vm {name}", field=f"nics[{nic.name}].mac", value=nic.mac))
+    return problems
+
+
+def _plan_simple(kind: str, check: Callable[[SiteView, Any], None]) -> Callable[[SiteView, Any, Optional[Found]], list[Step]]:
+    """The planner of a kind that is just there or not: server, repository, template, ISO."""
+
+    def plan_one(view: SiteView, wanted: Any, found: Optional[Found]) -> list[Step]:
+        if is_absent(wanted):
+            guard_unused(view, kind, wanted.name)
+            return [step(DELETE, kind, found.spec, reason="it is to be absent", changes=deletion())] if found else []
+        if found is None:
+            check(view, wanted)
+            spec = make(type(wanted), {name: value for name, value in given(wanted).items() if name != "state"})
+            return [step(CREATE, kind, spec, changes=creation(spec), reason="it does not exist")]
+        changes = compare(wanted, found.spec)
+        return [step(UPDATE, kind, merge(found.spec, wanted), changes=tuple(changes), reason="it differs")] if changes else []
+
+    return plan_one
+
+
+def _check_nothing(view: SiteView, wanted: Any) -> None:
+    """Nothing else is needed for it."""
+
+
+def _check_repository(view: SiteView, wanted: Any) -> None:
+    if wanted.path is None:
+        raise Conflict("is missing", field="path", remedy="A new repository needs its directory")
+    for name, found in view.snapshot.all("repository"):
+        if found.spec.path == wanted.path and view.future("repository", name):
+            raise Conflict(f"repository {name} has the same directory", field="path", value=wanted.path)
+
+
+def _check_image(folder: str) -> Callable[[SiteView, Any], None]:
+    def check(view: SiteView, wanted: Any) -> None:
+        if wanted.image is None:
+            raise Conflict("is missing", field="image", remedy="Say which file it is: repository/file")
+        view.image(wanted.image, "image", folder)
+
+    return check
+
+
+def _plan_network(view: SiteView, wanted: Any, found: Optional[Found]) -> list[Step]:
+    uuid = found.state.uuid if found else derived_uuid(view.site.name, "network", wanted.name)
+    if is_absent(wanted):
+        return _delete_network(view, wanted, found, uuid)
+    if found is None:
+        values = {"mode": "nat", "autostart": True, **given(wanted)}
+        state = values.pop("state", "active")
+        spec = make(type(wanted), values)
+        _refuse(spec)
+        steps = [step(CREATE, "network", spec, changes=creation(spec), reason="it does not exist", uuid=uuid)]
+        return steps + ([step(START, "network", spec, reason="it is to be active", uuid=uuid)] if state == "active" else [])
+    changes = compare(wanted, found.spec, skip=frozenset({"state"}))
+    whole = merge(found.spec, wanted)
+    _refuse(whole)
+    steps = [step(UPDATE, "network", whole, changes=tuple(changes), reason="it differs", uuid=uuid)] if changes else []
+    if wanted.state is not None and (wanted.state == "active") != found.state.active:
+        action = START if wanted.state == "active" else STOP
+        was = "active" if found.state.active else "inactive"
+        steps.append(step(action, "network", whole, reason=f"it is to be {wanted.state}", uuid=uuid, changes=(Change("state", was, wanted.state, LIVE),)))
+    if steps and not found.state.made_by_domus and not wanted.adopted:
+        raise Conflict("exists and was not made by Domus", field="name", value=wanted.name, remedy="To let Domus manage it, write adopted: true")
+    return steps
+
+
+def _delete_network(view: SiteView, wanted: Any, found: Optional[Found], uuid: str) -> list[Step]:
+    guard_unused(view, "network", wanted.name)
+    if found is None:
+        return []
+    if not found.state.made_by_domus and not wanted.adopted:
+        raise Conflict("was not made by Domus, so Domus does not delete it", field="state", value="absent", remedy="To let Domus delete it, write adopted: true")
+    return [step(DELETE, "network", found.spec, reason="it is to be absent", uuid=uuid, changes=deletion())]
+
+
+def _refuse(spec: Any) -> None:
+    problems = spec.check()
+    if problems:
+        raise problems[0]
+
+
+_PLANNERS: dict[str, Callable[[SiteView, Any, Optional[Found]], list[Step]]] = {
+    "server": _plan_simple("server", _check_nothing),
+    "network": _plan_network,
+    "repository": _plan_simple("repository", _check_repository),
+    "template": _plan_simple("template", _check_image(TEMPLATES)),
+    "iso": _plan_simple("iso", _check_image("ISOs")),
+    "virtual_disk": plan_virtual_disk,
+    "vm": plan_vm,
+}

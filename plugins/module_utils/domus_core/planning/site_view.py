@@ -1,0 +1,151 @@
+"""One place to look things up while planning: what will exist once the document has been applied."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Optional
+
+from ..errors import Conflict, NotFound
+from ..model.document import Site
+from ..model.fields import merge
+from ..model.kind import is_absent
+from ..model.repository import TEMPLATES, VIRTUAL_DISKS, RepositorySpec
+from ..model.snapshot import Found, ImageFile, Snapshot
+from ..model.virtual_disk import file_name
+
+
+class SiteView:
+    """The wanted document laid over the snapshot. Nothing is read and nothing is changed."""
+
+    def __init__(self, site: Site, snapshot: Snapshot) -> None:
+        self.site = site
+        self.snapshot = snapshot
+
+    def future(self, kind: str, key: str) -> Optional[Any]:
+        """The specification an object will have, or None when it will not exist."""
+        wanted = self.site.wanted(kind).get(key)
+        found = self.snapshot.find(kind, key)
+        if wanted is None:
+            return found.spec if found else None
+        if is_absent(wanted):
+            return None
+        return merge(found.spec, wanted) if found else wanted
+
+    def required(self, kind: str, key: str, field: str) -> Any:
+        """The specification an object will have. Raises NotFound, told which field asked for it."""
+        spec = self.future(kind, key)
+        if spec is None:
+            known = sorted({*self.site.wanted(kind), *(key for key, _ in self.snapshot.all(kind))})
+            remedy = f"Known: {', '.join(known[:10])}" if known else f"Add it to the document, or make the {kind.replace('_', ' ')} first"
+            raise NotFound(f"there is no {kind.replace('_', ' ')} of this name", field=field, value=key, remedy=remedy)
+        return spec
+
+    def place(self, reference: str, folder: str, field: str) -> str:
+        """`repository/file` as `repository/folder/file`; in an adopted repository files lie where they lie."""
+        name, _, rest = reference.partition("/")
+        repository: RepositorySpec = self.required("repository", name, field)
+        return reference if repository.adopted else f"{name}/{folder}/{rest}"
+
+    def image(self, reference: str, field: str, folder: str = TEMPLATES) -> tuple[str, ImageFile]:
+        """The place and the facts of an image that is to be used. Raises NotFound or Conflict."""
+        place = self.place(reference, folder, field)
+        return place, self.file(place, field)
+
+    def file(self, place: str, field: str) -> ImageFile:
+        """The facts of a file by its place. Raises NotFound or Conflict."""
+        facts = self.snapshot.files.get(place)
+        if facts is None:
+            raise NotFound("there is no such file in the repository", field=field, value=place, remedy="Put it there, or correct the name")
+        if facts.problem:
+            raise Conflict(f"this image must not be used: {facts.problem}", field=field, value=place, remedy="Convert it to a self-contained image with qemu-img convert")
+        return facts
+
+    def source_of(self, spec: Any) -> Optional[tuple[str, ImageFile]]:
+        """The image that a disk or virtual disk is to be made from, or None for an empty one. Raises NotFound or Conflict."""
+        if spec.template is not None:
+            template = self.required("template", spec.template, "template")
+            return self.image(template.image, "template")
+        if spec.image is not None:
+            return self.image(spec.image, "image")
+        return None
+
+    def virtual_disk_place(self, key: str, field: str) -> str:
+        """The place of a virtual disk's file. Raises NotFound."""
+        spec = self.required("virtual_disk", key, field)
+        return self.place(f"{spec.repository}/{file_name(spec.name, spec.format or 'qcow2')}", VIRTUAL_DISKS, field)
+
+    @functools.cached_property
+    def leaving(self) -> frozenset[str]:
+        """The names of the VMs that the document deletes."""
+        return frozenset(name for name, spec in self.site.wanted("vm").items() if is_absent(spec))
+
+    @functools.cached_property
+    def disk_users(self) -> dict[str, dict[str, bool]]:
+        """Which VMs use a file now, and whether as shareable; VMs that the document deletes do not count."""
+        users: dict[str, dict[str, bool]] = {}
+        for name, found in self.staying():
+            for spec in (found.spec, found.running):
+                for disk in (spec and spec.disks) or ():
+                    if disk.file:
+                        users.setdefault(disk.file, {})[name] = bool(disk.shareable or disk.read_only)
+        return users
+
+    @functools.cached_property
+    def mac_users(self) -> dict[str, str]:
+        """Which VM has a MAC address now; VMs that the document deletes do not count."""
+        return {nic.mac: name for name, found in self.staying() for nic in found.spec.nics or () if nic.mac}
+
+    def staying(self) -> list[tuple[str, Found]]:
+        """The VMs that are there now and are not deleted by the document."""
+        return [(name, found) for name, found in self.snapshot.all("vm") if name not in self.leaving]
+
+    def users(self, kind: str, key: str) -> list[str]:
+        """The objects that will need this one: why it must not be deleted."""
+        return sorted(_USERS[kind](self, key)) if kind in _USERS else []
+
+    def future_vms(self) -> list[tuple[str, Any]]:
+        """The VMs that there will be."""
+        names = dict.fromkeys([*self.site.wanted("vm"), *(name for name, _ in self.snapshot.all("vm"))])
+        return [(name, spec) for name in names if (spec := self.future("vm", name)) is not None]
+
+
+def _network_users(view: SiteView, key: str) -> list[str]:
+    return [f"vm {name}" for name, spec in view.future_vms() if any(nic.network == key for nic in spec.nics or ())]
+
+
+def _template_users(view: SiteView, key: str) -> list[str]:
+    template = view.snapshot.find("template", key)
+    users = [f"vm {name}" for name, spec in view.site.wanted("vm").items() if not is_absent(spec) and any(disk.template == key for disk in spec.disks or ())]
+    path = template.state.path if template else None
+    return users + [f"virtual_disk {name}" for name, found in view.snapshot.all("virtual_disk") if path and found.state.backing == path]
+
+
+def _iso_users(view: SiteView, key: str) -> list[str]:
+    return [f"vm {name}" for name, spec in view.future_vms() if any(drive.iso == key for drive in spec.cdroms or ())]
+
+
+def _disk_users(view: SiteView, key: str) -> list[str]:
+    found = view.snapshot.find("virtual_disk", key)
+    place = f"{found.spec.repository}/{VIRTUAL_DISKS}/{file_name(found.spec.name, found.spec.format or 'qcow2')}" if found else ""
+    path = found.state.path if found else None
+    users = [f"vm {name}" for name in view.disk_users.get(place, {})]
+    return users + [f"virtual_disk {other}" for other, disk in view.snapshot.all("virtual_disk") if path and disk.state.backing == path]
+
+
+def _repository_users(view: SiteView, key: str) -> list[str]:
+    def inside(reference: Optional[str]) -> bool:
+        return bool(reference) and str(reference).startswith(key + "/")
+
+    users = [f"{kind} {name}" for kind in ("template", "iso") for name, _ in view.snapshot.all(kind) if (spec := view.future(kind, name)) and inside(spec.image)]
+    users += [f"virtual_disk {name}" for name, _ in view.snapshot.all("virtual_disk") if inside(name) and view.future("virtual_disk", name)]
+    return users + [f"vm {name}" for name, spec in view.future_vms() if any(inside(disk.file) for disk in spec.disks or ())]
+
+
+_USERS = {"network": _network_users, "template": _template_users, "iso": _iso_users, "virtual_disk": _disk_users, "repository": _repository_users}
+
+
+def guard_unused(view: SiteView, kind: str, key: str) -> None:
+    """Refuse to delete what something else needs. Raises Conflict."""
+    users = view.users(kind, key)
+    if users:
+        raise Conflict(f"is still used by {', '.join(users[:5])}", field="state", value="absent", remedy="Delete or change its users first")

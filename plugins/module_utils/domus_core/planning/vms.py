@@ -1,0 +1,263 @@
+"""The steps for a VM: its disks, its definition, its run state."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+from ..errors import Conflict, DomusError, InvalidSpec, NoCapacity, Unsupported
+from ..model.fields import LIVE, RESTART, given, make, merge
+from ..model.identity import derived_uuid
+from ..model.quantities import format_size
+from ..model.repository import VIRTUAL_DISKS
+from ..model.snapshot import Found
+from ..model.virtual_disk import file_name
+from ..model.vm import VmSpec, machine_family
+from .comparison import compare, creation, deletion
+from .defaults import new_cdrom, new_nic, new_vm
+from .disks import check_kept, new_disk
+from .site_view import SiteView
+from .steps import CREATE, DELETE, KILL, PAUSE, RESUME, START, STOP, SUSPEND, UPDATE, Change, Step, step
+
+NOT_RECORDED = frozenset({"adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server"})
+TRANSITIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("stopped", "running"): (START,),
+    ("stopped", "paused"): (START, PAUSE),
+    ("running", "stopped"): (STOP,),
+    ("running", "paused"): (PAUSE,),
+    ("running", "suspended"): (SUSPEND,),
+    ("paused", "running"): (RESUME,),
+    ("paused", "stopped"): (RESUME, STOP),
+    ("paused", "suspended"): (SUSPEND,),
+    ("suspended", "running"): (START,),
+    ("suspended", "paused"): (START, PAUSE),
+    ("suspended", "stopped"): (START, STOP),
+}
+ENDING = frozenset({STOP, SUSPEND})
+
+
+def plan_vm(view: SiteView, wanted: VmSpec, found: Optional[Found]) -> list[Step]:
+    """The steps that turn the found VM into the wanted one. Raises the refusals of the lookups, Conflict, InvalidSpec, NoCapacity."""
+    uuid = found.state.uuid if found else derived_uuid(view.site.name, "vm", wanted.name)
+    if wanted.state == "absent":
+        return _delete(view, wanted, found, uuid)
+    return _create(view, wanted, uuid) if found is None else _update(view, wanted, found, uuid)
+
+
+def _create(view: SiteView, wanted: VmSpec, uuid: str) -> list[Step]:
+    for name, other in view.snapshot.all("vm"):
+        if other.state.uuid == uuid:
+            raise Conflict(f"vm {name} has the UUID that belongs to this name", field="name", value=wanted.name, remedy=f"Rename {name} back, or use another name")
+    if wanted.state == "suspended":
+        raise InvalidSpec("only a running VM can be suspended", field="state", value="suspended", remedy="Make it with state running first")
+    whole = new_vm(wanted, view.site.name, view.snapshot.server)
+    disks, steps = [], []
+    for disk in wanted.disks or ():
+        complete, needed = _located(lambda disk=disk: new_disk(view, wanted.name, uuid, disk), f"disks[{disk.name}]")
+        disks.append(complete)
+        steps += needed
+    whole = merge(whole, make(VmSpec, {"disks": tuple(disks)}))
+    values = {name: value for name, value in given(whole).items() if name != "disks"} | {"disks": tuple(disks)}
+    whole = make(VmSpec, values)
+    _check_references(view, whole, wanted)
+    _check_server(view, whole)
+    _check_room(view, whole)
+    record = recorded(whole, None, whole)
+    steps.append(step(CREATE, "vm", whole, changes=creation(whole), reason="it does not exist", uuid=uuid, record=record))
+    return steps + _run_state(whole, "stopped", wanted.state, uuid, told=True)
+
+
+def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Step]:
+    if wanted.generation is not None and wanted.generation != found.state.generation:
+        raise Conflict(
+            f"the VM has generation {found.state.generation}: somebody changed it since", field="generation", value=wanted.generation, remedy="Look at the VM, and make the change again"
+        )
+    wanted = _raise_limits(wanted, found)
+    complete, steps = _complete_devices(view, wanted, found, uuid)
+    changes = [_effect_now(change, found) for change in compare(complete, found.spec, exact=bool(wanted.exact), skip=frozenset({"state", "name"}))]
+    if not (changes or steps or wanted.state not in (None, found.state.state)):
+        return []
+    whole = _without(merge(found.spec, complete), changes)
+    _check_references(view, whole, wanted)
+    _check_server(view, whole)
+    _check_machine(whole, found)
+    _check_amounts(whole)
+    transitions = _run_state(whole, found.state.state, wanted.state, uuid)
+    if changes:
+        record = recorded(complete, found.recorded, whole)
+        steps.append(step(UPDATE, "vm", whole, changes=tuple(changes), reason="it differs", uuid=uuid, record=record))
+    if (steps or transitions) and not found.state.managed and not wanted.adopted:
+        raise Conflict("exists and was not made by Domus", field="name", value=wanted.name, remedy="To let Domus manage it, write adopted: true; `adopt` writes such a document")
+    if (steps or transitions) and not found.state.persistent:
+        raise Conflict("is transient: libvirt keeps no definition of it", field="name", value=wanted.name, remedy="Make it persistent first: virsh dumpxml, then virsh define")
+    first = [one for one in transitions if one.action in ENDING] if wanted.state == "stopped" else []
+    return [*(transitions if first else []), *steps, *([] if first else transitions)]
+
+
+def _delete(view: SiteView, wanted: VmSpec, found: Optional[Found], uuid: str) -> list[Step]:
+    steps: list[Step] = []
+    if found is not None:
+        if not found.state.managed and not wanted.adopted:
+            raise Conflict("was not made by Domus, so Domus does not delete it", field="state", value="absent", remedy="To let Domus delete it, write adopted: true")
+        if found.state.state != "stopped":
+            steps.append(step(KILL, "vm", found.spec, reason="it is to be absent", uuid=uuid))
+        steps.append(step(DELETE, "vm", found.spec, reason="it is to be absent", uuid=uuid, changes=deletion(found.state.state)))
+    return steps + (_delete_disks(view, wanted.name, found, uuid) if wanted.delete_disks else [])
+
+
+def _delete_disks(view: SiteView, vm: str, found: Optional[Found], uuid: str) -> list[Step]:
+    used = {disk.file for disk in (found.spec.disks or ())} if found else set()
+    steps = []
+    for key, disk in view.snapshot.all("virtual_disk"):
+        place = f"{disk.spec.repository}/{VIRTUAL_DISKS}/{file_name(disk.spec.name, disk.spec.format or 'qcow2')}"
+        mine = disk.state.owner == uuid or place in used
+        asked = view.site.wanted("virtual_disk").get(key)
+        if mine and disk.state.made_by_domus and asked is None and not view.users("virtual_disk", key) and not _wanted_elsewhere(view, key, vm):
+            steps.append(step(DELETE, "virtual_disk", disk.spec, reason=f"vm {vm} is deleted with its disks", uuid=uuid, changes=deletion()))
+    return steps
+
+
+def _wanted_elsewhere(view: SiteView, key: str, vm: str) -> bool:
+    return any(disk.virtual_disk == key for name, spec in view.site.wanted("vm").items() if name != vm and spec.state != "absent" for disk in spec.disks or ())
+
+
+def _complete_devices(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> tuple[VmSpec, list[Step]]:
+    """New devices get what they leave out; new disks get their virtual disks; kept ones are checked."""
+    values, steps = given(wanted), list[Step]()
+    known = {disk.name: disk for disk in found.spec.disks or ()}
+    disks = []
+    for disk in wanted.disks or ():
+        if disk.name in known:
+            _located(lambda disk=disk: check_kept(view, wanted.name, disk, known[disk.name]), f"disks[{disk.name}]")
+            placed = disk.file is not None or disk.virtual_disk is not None
+            disks.append(make(type(disk), {name: value for name, value in given(disk).items() if name not in ("file", "virtual_disk")}) if placed else disk)
+        else:
+            complete, needed = _located(lambda disk=disk: new_disk(view, wanted.name, uuid, disk), f"disks[{disk.name}]")
+            disks.append(complete)
+            steps += needed
+    nics = {nic.name for nic in found.spec.nics or ()}
+    drives = {drive.name for drive in found.spec.cdroms or ()}
+    if wanted.disks is not None:
+        values["disks"] = tuple(disks)
+    if wanted.nics is not None:
+        values["nics"] = tuple(nic if nic.name in nics else new_nic(nic, view.site.name, wanted.name) for nic in wanted.nics)
+    if wanted.cdroms is not None:
+        values["cdroms"] = tuple(drive if drive.name in drives else new_cdrom(drive, found.spec) for drive in wanted.cdroms)
+    return make(VmSpec, values), steps
+
+
+def _raise_limits(wanted: VmSpec, found: Found) -> VmSpec:
+    """More memory or vCPUs than the limit raise the limit, too, unless somebody chose it."""
+    values = given(wanted)
+    for now, most in (("memory", "memory_max"), ("cpus", "cpus_max")):
+        amount, limit = values.get(now), getattr(found.spec, most)
+        if amount is None or values.get(most) is not None or limit is None or amount <= limit:
+            continue
+        chosen = getattr(found.recorded, most, None)
+        if chosen is not None and chosen != getattr(found.recorded, now, None):
+            raise Conflict(f"is more than {most} {limit}", field=now, value=amount, remedy=f"Raise {most} as well; that takes effect at the next restart")
+        values[most] = amount
+    return make(VmSpec, values)
+
+
+def _effect_now(change: Change, found: Found) -> Change:
+    """Memory and vCPUs beyond the limits that are in force now wait for a restart."""
+    limit = {"memory": "memory_max", "cpus": "cpus_max"}.get(change.field)
+    running = found.running
+    if limit and running is not None and change.effect == LIVE and change.after > (getattr(running, limit) or 0):
+        return dataclasses.replace(change, effect=RESTART)
+    return change
+
+
+def _without(whole: VmSpec, changes: list[Change]) -> VmSpec:
+    """Take away the devices that the changes take away."""
+    gone = {change.field for change in changes if change.after is None}
+    values = given(whole)
+    for group in ("disks", "cdroms", "nics"):
+        values[group] = tuple(one for one in values.get(group, ()) if f"{group}[{one.name}]" not in gone)
+    return make(VmSpec, values)
+
+
+def recorded(asked: VmSpec, before: Optional[VmSpec], whole: VmSpec) -> VmSpec:
+    """What is written down as asked for: what was, overlaid by what is asked now, without devices that are gone."""
+    merged = merge(before, asked) if before is not None else asked
+    values = {name: value for name, value in given(merged).items() if name not in NOT_RECORDED}
+    for group in ("disks", "cdroms", "nics"):
+        there = {one.name for one in getattr(whole, group) or ()}
+        if group in values:
+            values[group] = tuple(one for one in values[group] if one.name in there)
+    return make(VmSpec, values)
+
+
+def _run_state(spec: VmSpec, found: str, wanted: Optional[str], uuid: str, *, told: bool = False) -> list[Step]:
+    """The verbs that lead from one run state to another; the first one shows the change, unless it was told already."""
+    if wanted is None or wanted == found:
+        return []
+    actions = TRANSITIONS.get((found, wanted))
+    if actions is None:
+        raise Conflict(f"a {found} VM can not become {wanted}", field="state", value=wanted, remedy="Start it first")
+    changes = () if told else (Change("state", found, wanted, LIVE),)
+    return [
+        step(action, "vm", spec, reason=f"it is {found} and is to be {wanted}", uuid=uuid, changes=() if position else changes)
+        for position, action in enumerate(actions)
+    ]
+
+
+def _check_references(view: SiteView, whole: VmSpec, wanted: VmSpec) -> None:
+    for nic in wanted.nics or ():
+        place = f"nics[{nic.name}]"
+        if nic.network is not None:
+            view.required("network", nic.network, f"{place}.network")
+    for nic in whole.nics or ():
+        other = view.mac_users.get(nic.mac or "")
+        if other is not None and other != whole.name:
+            raise Conflict(f"vm {other} has the same MAC address", field=f"nics[{nic.name}].mac", value=nic.mac, remedy="Give another MAC address")
+    for drive in wanted.cdroms or ():
+        if drive.iso:
+            view.image(view.required("iso", drive.iso, f"cdroms[{drive.name}].iso").image, f"cdroms[{drive.name}].iso", "ISOs")
+    if wanted.kernel:
+        for name in ("kernel", "initrd"):
+            if getattr(wanted.kernel, name):
+                view.image(getattr(wanted.kernel, name), f"kernel.{name}")
+
+
+def _check_amounts(whole: VmSpec) -> None:
+    """After laying the document over what is there, the amounts must still agree. Raises InvalidSpec."""
+    problems = [problem for problem in whole.check() if problem.field in ("cpus", "memory", "cpu_topology")]
+    if problems:
+        raise problems[0]
+
+
+def _check_server(view: SiteView, whole: VmSpec) -> None:
+    """Refuse what the server can not do; what it does not tell is left to libvirt. Raises Unsupported."""
+    server = view.snapshot.server
+    if whole.virtualization and server.domain_types and whole.virtualization not in server.domain_types:
+        offered = ", ".join(server.domain_types)
+        raise Unsupported(f"this server offers {offered}", field="virtualization", value=whole.virtualization, remedy="Use auto, or enable it in the server's firmware")
+    firmware = (server.facts or {}).get("firmware") or {}
+    for name, needed in (("uefi", "uefi"), ("uefi-secure", "secure_boot")):
+        if whole.firmware == name and firmware.get(needed) is False:
+            raise Unsupported("this server has no such firmware", field="firmware", value=name, remedy="Install it: apt-get install ovmf")
+
+
+def _check_machine(whole: VmSpec, found: Found) -> None:
+    if whole.machine and found.spec.machine and machine_family(whole.machine) != machine_family(found.spec.machine):
+        raise Conflict(
+            f"a VM made as {found.spec.machine} can not become another family of machine: its devices would move",
+            field="machine",
+            value=whole.machine,
+            remedy="Make a new VM with its disks",
+        )
+
+
+def _check_room(view: SiteView, whole: VmSpec) -> None:
+    memory = (view.snapshot.server.facts or {}).get("memory")
+    if memory and (whole.memory or 0) > memory:
+        raise NoCapacity(f"the server has {format_size(memory)} of memory", field="memory", value=format_size(whole.memory or 0), remedy="Ask for less, or use a larger server")
+
+
+def _located(call: Any, field: str) -> Any:
+    try:
+        return call()
+    except DomusError as error:
+        raise error.located("", field) from None

@@ -1,0 +1,99 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: network_info
+short_description: Tell of the networks of a server
+version_added: 0.1.0
+description:
+  - Returns the networks that there are on the server, Domus's own and others. Nothing is changed.
+author: The Domus developers (!UNKNOWN)
+extends_documentation_fragment:
+  - domus.virt.common
+  - domus.virt.attributes.info
+options:
+  name:
+    description: Tell only of the one with this name.
+    type: str
+seealso:
+  - module: domus.virt.network
+"""
+
+EXAMPLES = r"""
+- name: All networks of the server
+  domus.virt.network_info:
+  register: found
+
+- name: One network
+  domus.virt.network_info:
+    name: lan
+"""
+
+RETURN = r"""
+networks:
+  description: The objects.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: The kind of the object.
+      returned: always
+      type: str
+    name:
+      description: What it is known by; C(repository/name) for a virtual disk.
+      returned: always
+      type: str
+    state:
+      description: In which state it is.
+      returned: always
+      type: str
+    uuid:
+      description: Its UUID.
+      returned: when the object exists
+      type: str
+    active:
+      description: Whether it runs.
+      returned: when the object exists
+      type: bool
+    bridge:
+      description: The bridge of the server that it is on.
+      returned: when the object exists
+      type: str
+    leases:
+      description: How many DHCP leases it has given out.
+      returned: when the object exists
+      type: int
+    made_by_domus:
+      description: Whether Domus made it.
+      returned: when the object exists
+      type: bool
+    spec:
+      description: Its definition, in the fields of the module that manages it; sizes in bytes, secrets masked.
+      returned: always
+      type: dict
+    asked:
+      description: What Domus was asked for, in the same fields.
+      returned: when Domus manages it and keeps a record of that
+      type: dict
+    restart_required:
+      description: The fields that wait for a restart of it.
+      returned: always
+      type: list
+      elements: str
+"""
+
+from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_info_module
+
+
+def main() -> None:
+    """Run the module."""
+    run_info_module("network")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: server
+short_description: What Domus is to know of a server, and which virtualization it uses
+version_added: 0.1.0
+description:
+  - Writes down what is wanted of the server that the task runs on.
+author: The Domus developers (!UNKNOWN)
+extends_documentation_fragment:
+  - domus.virt.common
+  - domus.virt.common.site
+  - domus.virt.common.wait
+  - domus.virt.attributes
+options:
+  name:
+    description:
+      - Name of the server, as the inventory has it.
+    type: str
+    required: true
+  description:
+    description:
+      - Free text.
+    type: str
+  virtualization:
+    description:
+      - The virtualization type of its new VMs; C(auto) lets a tiny probe guest find out, once a boot, whether KVM really runs guests here.
+      - A new object gets C(auto).
+    type: str
+    choices:
+      - auto
+      - kvm
+      - qemu
+seealso:
+  - module: domus.virt.server_info
+  - module: domus.virt.apply
+"""
+
+EXAMPLES = r"""
+- name: New VMs of this server use KVM where it really runs guests
+  domus.virt.server:
+    name: srv1
+    description: rack 1, slot 7
+    virtualization: auto
+
+- name: Emulation only, on a server without KVM
+  domus.virt.server:
+    name: srv1
+    virtualization: qemu
+"""
+
+RETURN = r"""
+actions:
+  description: 'The steps that were taken, or would be in check mode: action, kind and name.'
+  returned: always
+  type: list
+  elements: str
+  sample:
+    - create virtual_disk main/web1-root
+    - create vm web1
+    - start vm web1
+error:
+  description: 'What was wrong: a stable C(code), the message, and where known C(object), C(field), C(value) and C(remedy).'
+  returned: on failure
+  type: dict
+  sample:
+    code: conflict
+    message: 'a disk can not shrink: it has 20GiB'
+    object: vm web1
+    field: disks[root].size
+    value: 10GiB
+restart_required:
+  description: The fields whose definition has changed and that wait for a restart of the object.
+  returned: always
+  type: list
+  elements: str
+  sample: []
+object:
+  description: The object as it was measured after the task, in check mode before it.
+  returned: always
+  type: dict
+  contains:
+    kind:
+      description: The kind of the object.
+      returned: always
+      type: str
+    name:
+      description: What it is known by; C(repository/name) for a virtual disk.
+      returned: always
+      type: str
+    state:
+      description: In which state it is.
+      returned: always
+      type: str
+    virtualization:
+      description: The virtualization type that new VMs get.
+      returned: when the object exists
+      type: str
+    domain_types:
+      description: The virtualization types that libvirt offers.
+      returned: when the object exists
+      type: list
+    machines:
+      description: The machine types that VMs can have.
+      returned: when the object exists
+      type: list
+    facts:
+      description: Hardware, versions and capabilities of the server; sizes in bytes.
+      returned: when the object exists
+      type: dict
+"""
+
+from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_resource_module
+
+
+def main() -> None:
+    """Run the module."""
+    run_resource_module("server")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: virtual_disk_info
+short_description: Tell of the virtual disks of a server
+version_added: 0.1.0
+description:
+  - Returns the virtual disks that there are on the server, those of VMs and others. Nothing is changed.
+author: The Domus developers (!UNKNOWN)
+extends_documentation_fragment:
+  - domus.virt.common
+  - domus.virt.attributes.info
+options:
+  name:
+    description: Tell only of the one with this name.
+    type: str
+  repository:
+    description: Tell only of those in this repository.
+    type: str
+seealso:
+  - module: domus.virt.virtual_disk
+"""
+
+EXAMPLES = r"""
+- name: All virtual disks of the server
+  domus.virt.virtual_disk_info:
+  register: found
+
+- name: Those of one repository
+  domus.virt.virtual_disk_info:
+    repository: main
+"""
+
+RETURN = r"""
+virtual_disks:
+  description: The objects.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: The kind of the object.
+      returned: always
+      type: str
+    name:
+      description: What it is known by; C(repository/name) for a virtual disk.
+      returned: always
+      type: str
+    state:
+      description: In which state it is.
+      returned: always
+      type: str
+    path:
+      description: Its file.
+      returned: when the object exists
+      type: str
+    allocated:
+      description: The room it takes in bytes.
+      returned: when the object exists
+      type: int
+    backing:
+      description: The file that a thin clone keeps its differences to.
+      returned: when the object exists
+      type: str
+    owner:
+      description: The UUID of the VM that it was made for.
+      returned: when the object exists
+      type: str
+    made_by_domus:
+      description: Whether Domus made it.
+      returned: when the object exists
+      type: bool
+    spec:
+      description: Its definition, in the fields of the module that manages it; sizes in bytes, secrets masked.
+      returned: always
+      type: dict
+    asked:
+      description: What Domus was asked for, in the same fields.
+      returned: when Domus manages it and keeps a record of that
+      type: dict
+    restart_required:
+      description: The fields that wait for a restart of it.
+      returned: always
+      type: list
+      elements: str
+"""
+
+from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_info_module
+
+
+def main() -> None:
+    """Run the module."""
+    run_info_module("virtual_disk")
+
+
+if __name__ == "__main__":
+    main()

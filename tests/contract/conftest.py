@@ -1,0 +1,45 @@
+"""Run modules in this process, through their `main`, as Ansible runs them on a server."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+from tests.contract.servers import SERVERS
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTIONS = ROOT / ".collections"
+sys.path.insert(0, str(COLLECTIONS))
+
+
+@pytest.fixture(params=sorted(SERVERS))
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A server with nothing on it but two images."""
+    made = SERVERS[request.param](tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(server: Any) -> Any:
+    """Run a module on the server and return its result: run("vm", {"name": "web1"}, check=True)."""
+    assert COLLECTIONS.exists(), "the collection is not linked: run make setup"
+
+    def run_module(name: str, arguments: dict[str, Any], *, check: bool = False) -> Any:
+        module = importlib.import_module(f"ansible_collections.domus.virt.plugins.modules.{name}")
+        told = io.StringIO()
+        arguments = {**server.parameters, **arguments, "_ansible_check_mode": check, "_ansible_diff": True}
+        with patch_module_args(arguments), contextlib.redirect_stdout(told), pytest.raises(SystemExit):
+            module.main()
+        return json.loads(told.getvalue())
+
+    return run_module
