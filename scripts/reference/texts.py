@@ -35,8 +35,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "vm": (
         "Make, change, start, stop and delete VMs",
         "Makes one VM as the task wants it, with its disks, NICs and drives, and puts it into the wanted run state.",
-        "An existing VM is changed in place and keeps its UUID, its MAC addresses and everything that Domus does not manage. What libvirt can change while the VM runs is changed at once;"
-        " the rest goes into its definition and is named in RV(restart_required). The module never restarts a VM unasked.",
+        "An existing VM is changed in place and keeps its UUID, its MAC addresses and everything that Domus does not manage."
+        " What libvirt can change while the VM runs is changed at once; the rest goes into its definition and is named in RV(restart_required)."
+        " The module never restarts a VM unasked.",
         "Options that are left out are not managed. Disks, drives and NICs are known by their names, and those not mentioned stay, unless O(exact=true).",
         "A VM that Domus did not make is neither changed nor deleted, unless O(adopted=true).",
     ),
@@ -58,6 +59,19 @@ MODULES: dict[str, tuple[str, ...]] = {
         ("template", "templates", "that Domus knows"),
         ("vm", "VMs", "Domus's own and others"),
     )
+}
+
+# Options that are in no field table.
+OPTIONS: dict[str, str] = {
+    "name": "Tell only of the one with this name.",
+    "repository": "Tell only of those in this repository.",
+    "site": "The site that the document is for.",
+    "as_document": "Return a site document with every field of the VMs, as they are now, and a list of what in their definitions Domus does not manage."
+    " Applying that document changes nothing and makes Domus manage them.",
+    "file": "The site document on the control node, YAML or JSON, if need be encrypted by Ansible Vault."
+    " Looked for like the files of M(ansible.builtin.copy).",
+    "server": "Which of the document's servers this host is. Left out, it is the one with the host's name in the inventory.",
+    "document_json": "What was read from O(file). It is filled in by the action plugin, and refused in tasks.",
 }
 
 # For each kind what is measured of its objects: the text and Ansible's type.
@@ -106,8 +120,8 @@ MEASURED: dict[str, dict[str, tuple[str, str]]] = {
         "generation": ("How often its specification was changed.", "int"),
         "site": ("The site that it belongs to.", "str"),
         "addresses": ("Its IP addresses, as far as they are known.", "list"),
+        "memory": ("The memory that its guest has now in bytes; null when it does not run.", "int"),
         "vnc_port": ("The port of its graphical console.", "int"),
-        "unmanaged_xml": ("What of its definition Domus does not manage.", "list"),
     },
 }
 
@@ -124,7 +138,8 @@ YAML or JSON, 64 MiB at most. `site` is the name of the site (`default` when lef
 - Disks, drives, NICs and other named parts that are not mentioned stay, unless a VM says `exact: true`.
 - Sizes are bytes, or a number with `KiB`, `MiB`, `GiB` or `TiB`. Files are `repository/file`.
 - Names have 1 to 63 letters, digits, `.`, `_` or `-`, and start with a letter or digit.
-- What takes effect "at the next restart" is in the definition at once, and is reported as `restart_required` until then. Domus does not restart anything unasked.
+- What takes effect "at the next restart" is in the definition at once, and is reported as `restart_required` until then.
+  Domus does not restart anything unasked.
 - **Secret** fields are masked in every output, difference and log. A document with secrets can be encrypted by Ansible Vault.
 - UUIDs and MAC addresses of new objects are derived from site, kind and names.
 """
