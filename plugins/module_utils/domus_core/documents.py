@@ -12,7 +12,7 @@ from .errors import InvalidSpec, Unsupported, printable
 try:
     import yaml
 except ImportError:  # the hosts need no PyYAML: Ansible sends them JSON
-    yaml = None
+    yaml = None  # type: ignore[assignment]
 
 LARGEST = 64 << 20
 LARGEST_YAML = 16 << 20
@@ -30,13 +30,19 @@ def load_document(text: str, *, name: str = "document") -> Any:
     return _load_json(text, name) if text.lstrip()[:1] in ("{", "[") else _load_yaml(text, name)
 
 
+def read_document(path: str) -> Any:
+    """Return the data of a YAML or JSON file; raises as load_document, and OSError."""
+    with open(path, encoding="utf-8") as file:
+        return load_document(file.read(LARGEST + 1), name=path)
+
+
 def _load_json(text: str, name: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise InvalidSpec(f"is nested more than {DEEPEST} levels deep", object=name) from None
     except InvalidSpec as error:
-        raise error.located(name)
+        raise error.located(name) from None
     except ValueError as error:
         if yaml is not None and len(text) <= LARGEST_YAML:
             return _load_yaml(text, name)
@@ -64,9 +70,9 @@ def _load_yaml(text: str, name: str) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_events(yaml.parse(text, Loader=loader))
-        return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader, chosen above
+        return yaml.load(text, Loader=loader)
     except InvalidSpec as error:
-        raise error.located(name)
+        raise error.located(name) from None
     except yaml.YAMLError as error:
         raise InvalidSpec(f"is not YAML: {_yaml_problem(error)}", object=name) from None
     except (RecursionError, ValueError, OverflowError, LookupError, AttributeError, TypeError) as error:  # what odd tags make PyYAML raise
@@ -96,9 +102,11 @@ def _check_events(events: Any) -> None:
     sizes: dict[str, int] = {}
     stack = [_Open(None, None)]
     for event in events:
-        if isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
+        if isinstance(event, yaml.ScalarEvent):
             _check_key(stack[-1], event)
-            _count(stack[-1], event.anchor, sizes, 1 if isinstance(event, yaml.ScalarEvent) else sizes.get(event.anchor, 1))
+            _count(stack[-1], event.anchor, sizes, 1)
+        elif isinstance(event, yaml.AliasEvent):
+            _count(stack[-1], None, sizes, sizes.get(str(event.anchor), 1))
         elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             if len(stack) > DEEPEST:
                 raise InvalidSpec(f"is nested more than {DEEPEST} levels deep")
@@ -111,7 +119,7 @@ def _check_events(events: Any) -> None:
 
 
 def _check_key(inside: _Open, event: Any) -> None:
-    if inside.keys is not None and inside.entries % 2 == 0 and isinstance(event, yaml.ScalarEvent):
+    if inside.keys is not None and inside.entries % 2 == 0:
         if event.value in inside.keys:
             raise _given_twice(event.value, event.start_mark.line + 1)
         inside.keys.add(event.value)
@@ -124,3 +132,10 @@ def _count(inside: _Open, anchor: Optional[str], sizes: dict[str, int], values: 
     inside.values += values
     if inside.values > MOST_VALUES:
         raise InvalidSpec(f"holds more than {MOST_VALUES} values, or aliases that never end", remedy="Split it, use fewer aliases, or write it as JSON")
+
+
+def dump_document(data: Any) -> str:
+    """Return the data as YAML, or as JSON (which is YAML, too) where PyYAML is not installed."""
+    if yaml is None:
+        return json.dumps(data, indent=2)
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=140))
