@@ -57,7 +57,7 @@ def _check_servers(document: Any, hosts: list[str]) -> list[str]:
     vms = document.get("vms") if isinstance(document, Mapping) else None
     named = [vm.get("server") for vm in vms if isinstance(vm, Mapping)] if isinstance(vms, list) else []
     if len(hosts) > 1 and None in named:
-        (first, *_) = (vm.get("name") for vm in vms or () if isinstance(vm, Mapping) and vm.get("server") is None)
+        first = next(vm.get("name") for vm in vms or () if isinstance(vm, Mapping) and vm.get("server") is None)
         raise InvalidSpec(
             f"{named.count(None)} VMs do not say on which of the {len(hosts)} hosts of this play they start their life",
             object=f"vm {first}",
@@ -69,17 +69,24 @@ def _check_servers(document: Any, hosts: list[str]) -> list[str]:
 
 def json_of(document: Any) -> str:
     """The document as JSON, aliases written out. Raises InvalidSpec when that is too large, or holds what JSON does not have."""
-    waiting, room = [document], LARGEST
-    while waiting and room > 0:
-        value = waiting.pop()
-        room -= 2 * len(value) if isinstance(value, (dict, list)) else len(value) if isinstance(value, str) else 1
-        if isinstance(value, dict):
-            waiting += value.keys()
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-        elif not (value is None or isinstance(value, (str, int, float))):
-            raise InvalidSpec("is not text, a number, true or false", object="document", value=repr(value), remedy="Put it in quotes")
-    if waiting:
-        raise InvalidSpec(f"is larger than {LARGEST >> 20} MiB with its aliases written out", object="document", remedy="Split it")
-    return json.dumps(document)
+    try:
+        if _size(document, {}) > LARGEST:
+            raise InvalidSpec(f"is larger than {LARGEST >> 20} MiB with its aliases written out", object="document", remedy="Split it")
+        return json.dumps(document)
+    except RecursionError:
+        raise InvalidSpec("is nested too deep", object="document") from None
+
+
+def _size(value: Any, sizes: dict[int, int]) -> int:
+    """The least number of characters of a value as JSON; a value that aliases repeat is looked at once, one that holds itself is endless."""
+    if isinstance(value, str):
+        return len(value) + 2
+    if value is None or isinstance(value, (int, float)):
+        return 1
+    if not isinstance(value, (dict, list)):
+        raise InvalidSpec("is not text, a number, true or false", object="document", value=repr(value), remedy="Put it in quotes")
+    if id(value) not in sizes:
+        sizes[id(value)] = LARGEST + 1
+        entries = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        sizes[id(value)] = 2 + sum(_size(entry, sizes) + 1 for entry in entries)
+    return sizes[id(value)]

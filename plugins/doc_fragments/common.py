@@ -28,7 +28,7 @@ options:
     WAIT = r"""
 options:
   wait:
-    description: Whether to wait for another apply that holds the same objects, and for what O(wait_for) says.
+    description: Whether to wait for another apply that holds the same objects, and where there is C(wait_for) for what that says.
     type: bool
     default: true
   wait_timeout:

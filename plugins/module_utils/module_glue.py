@@ -71,7 +71,7 @@ def info_options(kind: Kind) -> dict[str, Any]:
     if kind.name == "virtual_disk":
         own["repository"] = {"type": "str"}
     if kind.name == "vm":
-        own["as_document"] = {"type": "bool", "default": False}
+        own.update(as_document={"type": "bool", "default": False}, site=CHANGE["site"])
     return {**own, **CONNECTION}
 
 
@@ -206,15 +206,23 @@ def _tell(parameters: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
         if parameters.get("as_document"):
             from .domus_core.libvirt_driver.adoption import adopt
 
-            return {"changed": False, **adopt(driver, None if name is None else [name])}
+            return {"changed": False, **adopt(driver, None if name is None else [name], parameters["site"])}
         snapshot = driver.read(Site("default", {}))
+        chosen = [(key, found) for key, found in snapshot.all(kind.name) if _is_chosen(found.spec, name, repository)]
+        if kind.name == "vm":
+            chosen = [(key, _with_addresses(driver, found)) for key, found in chosen]
     finally:
         driver.close()
-    chosen = [(key, found) for key, found in snapshot.all(kind.name) if _is_chosen(found.spec, name, repository)]
     told: dict[str, Any] = {"changed": False, kind.section: [_description(kind.name, key, found) for key, found in chosen]}
     if kind.name == "server":
         told["measured"] = dataclasses.asdict(snapshot.server)
     return told
+
+
+def _with_addresses(driver: Driver, vm: Found) -> Found:
+    if vm.state.state != "running":
+        return vm
+    return dataclasses.replace(vm, state=dataclasses.replace(vm.state, addresses=driver.addresses(vm.spec.name)))
 
 
 def _is_chosen(spec: Any, name: Optional[str], repository: Optional[str]) -> bool:

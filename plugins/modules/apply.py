@@ -10,10 +10,13 @@ module: apply
 short_description: Make a server match a site document
 version_added: 0.1.0
 description:
-  - 'Applies a whole site document in one task, ordered by dependency: networks, repositories, templates, ISO images, virtual disks and VMs.'
-  - 'The document is read from a file on the control node, and nothing in it is a template: what looks like one arrives as it is written.'
+  - 'Applies a whole site document in one task, ordered by dependency: networks, repositories, templates, ISO images, virtual
+    disks and VMs.'
+  - 'The document is read from a file on the control node, and nothing in it is a template: what looks like one arrives as
+    it is written.'
   - In a play with several hosts each host takes from the document what concerns it, and every VM must name its O(server).
-  - Everything is checked before anything is touched. When an object fails after that, those that do not need it go on, and the task fails in the end.
+  - Everything is checked before anything is touched. When an object fails after that, those that do not need it go on, and
+    the task fails in the end.
 author: The Domus developers (!UNKNOWN)
 extends_documentation_fragment:
   - domus.virt.common
@@ -22,7 +25,8 @@ extends_documentation_fragment:
   - domus.virt.attributes
 options:
   file:
-    description: The site document on the control node, YAML or JSON, if need be encrypted by Ansible Vault. Looked for like the files of M(ansible.builtin.copy).
+    description: The site document on the control node, YAML or JSON, if need be encrypted by Ansible Vault. Looked for like
+      the files of M(ansible.builtin.copy).
     type: path
     required: true
   server:
@@ -87,7 +91,8 @@ restart_required:
   sample:
     - vm web1
 objects:
-  description: Every object of the document, and what it brought along, with what was measured of it (see the module of its kind).
+  description: Every object of the document, and what it brought along, with what was measured of it (see the module of its
+    kind).
   returned: unless refused
   type: list
   elements: dict
@@ -97,7 +102,7 @@ objects:
       returned: always
       type: str
     name:
-      description: What it is known by.
+      description: What it is known by; C(repository/name) for a virtual disk.
       returned: always
       type: str
     state:

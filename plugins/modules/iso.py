@@ -91,7 +91,6 @@ restart_required:
   returned: always
   type: list
   elements: str
-  sample: []
 object:
   description: The object as it was measured after the task, in check mode before it.
   returned: always

@@ -27,8 +27,8 @@ options:
     required: true
   mode:
     description:
-      - 'C(nat): VMs reach outside behind the server''s address; C(routed): with their own; C(isolated): only each other; C(bridge): on a bridge that the
-        server has.'
+      - 'C(nat): VMs reach outside behind the server''s address; C(routed): with their own; C(isolated): only each other;
+        C(bridge): on a bridge that the server has.'
       - A new object gets C(nat).
       - A change waits for the next restart.
     type: str
@@ -165,7 +165,7 @@ options:
     type: bool
   state:
     description:
-      - 'C(absent) deletes it. Left out: active when made, then not managed.'
+      - 'C(absent) deletes it. Left out: active, if Domus made it.'
     type: str
     choices:
       - active
@@ -227,7 +227,6 @@ restart_required:
   returned: always
   type: list
   elements: str
-  sample: []
 object:
   description: The object as it was measured after the task, in check mode before it.
   returned: always

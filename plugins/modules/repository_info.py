@@ -74,7 +74,7 @@ repositories:
       type: dict
     asked:
       description: What Domus was asked for, in the same fields.
-      returned: when Domus manages it and keeps a record of that
+      returned: when Domus keeps a record of that
       type: dict
     restart_required:
       description: The fields that wait for a restart of it.

@@ -29,7 +29,8 @@ options:
     type: str
   virtualization:
     description:
-      - The virtualization type of its new VMs; C(auto) lets a tiny probe guest find out, once a boot, whether KVM really runs guests here.
+      - The virtualization type of its new VMs; C(auto) lets a tiny probe guest find out, once a boot, whether KVM really
+        runs guests here.
       - A new object gets C(auto).
     type: str
     choices:
@@ -79,7 +80,6 @@ restart_required:
   returned: always
   type: list
   elements: str
-  sample: []
 object:
   description: The object as it was measured after the task, in check mode before it.
   returned: always

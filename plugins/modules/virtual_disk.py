@@ -65,7 +65,8 @@ options:
     type: str
   clone:
     description:
-      - 'How it is made from a template or image: C(thin) keeps only the differences, C(sparse) copies what is written, C(full) takes all room at once.'
+      - 'How it is made from a template or image: C(thin) keeps only the differences, C(sparse) copies what is written, C(full)
+        takes all room at once.'
       - A new object gets thin for a template, sparse for an image.
       - It can be set only when the object is made; a difference later is refused.
     type: str
@@ -78,6 +79,11 @@ options:
       - 'Several VMs may use it at once (raw only: QEMU can not share qcow2).'
       - A new object gets C(false).
     type: bool
+  servers:
+    description:
+      - The servers it is realized on; left out means all servers of the play.
+    type: list
+    elements: str
   state:
     description:
       - Whether it is to exist; C(absent) deletes the file. Left out means present.
@@ -143,7 +149,6 @@ restart_required:
   returned: always
   type: list
   elements: str
-  sample: []
 object:
   description: The object as it was measured after the task, in check mode before it.
   returned: always

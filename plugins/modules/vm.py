@@ -11,9 +11,11 @@ short_description: Make, change, start, stop and delete VMs
 version_added: 0.1.0
 description:
   - Makes one VM as the task wants it, with its disks, NICs and drives, and puts it into the wanted run state.
-  - An existing VM is changed in place and keeps its UUID, its MAC addresses and everything that Domus does not manage. What libvirt can change while the
-    VM runs is changed at once; the rest goes into its definition and is named in RV(restart_required). The module never restarts a VM unasked.
-  - Options that are left out are not managed. Disks, drives and NICs are known by their names, and those not mentioned stay, unless O(exact=true).
+  - An existing VM is changed in place and keeps its UUID, its MAC addresses and everything that Domus does not manage. What
+    libvirt can change while the VM runs is changed at once; the rest goes into its definition and is named in RV(restart_required).
+    The module never restarts a VM unasked.
+  - Options that are left out are not managed. Disks, drives and NICs are known by their names, and those not mentioned stay,
+    unless O(exact=true).
   - A VM that Domus did not make is neither changed nor deleted, unless O(adopted=true).
 author: The Domus developers (!UNKNOWN)
 extends_documentation_fragment:
@@ -641,8 +643,6 @@ restart_required:
   returned: always
   type: list
   elements: str
-  sample:
-    - memory_max
 object:
   description: The object as it was measured after the task, in check mode before it.
   returned: always
@@ -664,6 +664,10 @@ object:
       description: Its UUID.
       returned: when the object exists
       type: str
+    memory:
+      description: The memory that its guest has now in bytes; null when it does not run.
+      returned: when the object exists
+      type: int
     persistent:
       description: Whether libvirt keeps a definition of it.
       returned: when the object exists
@@ -688,10 +692,6 @@ object:
       description: The port of its graphical console.
       returned: when the object exists
       type: int
-    unmanaged_xml:
-      description: What of its definition Domus does not manage.
-      returned: when the object exists
-      type: list
 """
 
 from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_resource_module

@@ -20,10 +20,14 @@ options:
     description: Tell only of the one with this name.
     type: str
   as_document:
-    description: Return a site document with every field of the VMs, as they are now, and a list of what in their definitions Domus does not manage. Applying
-      that document changes nothing and makes Domus manage them.
+    description: Return a site document with every field of the VMs, as they are now, and a list of what in their definitions
+      Domus does not manage. Applying that document changes nothing and makes Domus manage them.
     type: bool
     default: false
+  site:
+    description: The site that the document is for.
+    type: str
+    default: default
 seealso:
   - module: domus.virt.vm
 """
@@ -71,6 +75,10 @@ vms:
       description: Its UUID.
       returned: when the object exists
       type: str
+    memory:
+      description: The memory that its guest has now in bytes; null when it does not run.
+      returned: when the object exists
+      type: int
     persistent:
       description: Whether libvirt keeps a definition of it.
       returned: when the object exists
@@ -95,17 +103,13 @@ vms:
       description: The port of its graphical console.
       returned: when the object exists
       type: int
-    unmanaged_xml:
-      description: What of its definition Domus does not manage.
-      returned: when the object exists
-      type: list
     spec:
       description: Its definition, in the fields of the module that manages it; sizes in bytes, secrets masked.
       returned: always
       type: dict
     asked:
       description: What Domus was asked for, in the same fields.
-      returned: when Domus manages it and keeps a record of that
+      returned: when Domus keeps a record of that
       type: dict
     restart_required:
       description: The fields that wait for a restart of it.
@@ -113,7 +117,7 @@ vms:
       type: list
       elements: str
 document:
-  description: A site document with the VMs and what they need.
+  description: A site document with the VMs, and the directories of their disks as repositories.
   returned: when O(as_document=true)
   type: dict
 not_managed:

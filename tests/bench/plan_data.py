@@ -66,8 +66,8 @@ def _made_from(document: dict[str, Any]) -> Snapshot:
     shared = start
     for step in plan(site, start).steps:
         if step.kind in ("vm", "virtual_disk"):
-            before = {step.kind: {step.key: found} for found in [objects.get(step.kind, {}).get(step.key)] if found}
-            after = simulate(Snapshot(SERVER, {**shared.objects, **before}), step, site.name)
+            before = objects.get(step.kind, {}).get(step.key)
+            after = simulate(Snapshot(SERVER, {**shared.objects, step.kind: {step.key: before} if before else {}}), step, site.name)
         else:
             shared = after = simulate(shared, step, site.name)
         objects.setdefault(step.kind, {})[step.key] = after.objects[step.kind][step.key]

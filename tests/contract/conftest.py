@@ -21,12 +21,14 @@ COLLECTIONS = ROOT / ".collections"
 sys.path.insert(0, str(COLLECTIONS))
 
 
-@pytest.fixture(params=sorted(SERVERS))
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.libvirt if name == "libvirt-qemu" else ()) for name in SERVERS])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A server with nothing on it but two images."""
     made = SERVERS[request.param](tmp_path)
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture

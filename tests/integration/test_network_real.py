@@ -274,6 +274,14 @@ def test_what_others_made_is_changed_only_when_adopted_and_keeps_the_rest(server
     assert read_network(server.connection, server.registry, NAME) is None
 
 
+def test_a_network_without_a_definition_is_deleted_too(server: Server) -> None:
+    server.connection.networkCreateXML(f"<network><name>{NAME}</name><bridge name='{BRIDGE}'/></network>")
+    for _ in range(2):
+        for step in server.steps(state="absent", adopted=True):
+            carry_out(server.connection, server.registry, step, "paris")
+    assert read_network(server.connection, server.registry, NAME) is None and not Path(f"/sys/class/net/{BRIDGE}").exists()
+
+
 def test_an_update_broken_off_is_taken_again(server: Server) -> None:
     server.apply(**with_dhcp(("web1", MAC, f"{SUBNET}.10"), state="active"))
     changed = with_dhcp(("web1", "52:54:00:d0:00:02", f"{SUBNET}.10"), ("web2", MAC, f"{SUBNET}.11"))

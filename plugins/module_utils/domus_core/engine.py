@@ -11,13 +11,13 @@ from typing import Any, Callable, Optional
 from .driver import Driver, Target
 from .errors import Conflict, DomusError, DriverError, Unreachable
 from .model.document import Site
-from .model.fields import RESTART
 from .model.kind import is_absent
 from .model.kinds import KINDS
 from .model.snapshot import Found, Snapshot
-from .planning.comparison import waiting
+from .model.virtual_disk import own_disk_name
+from .planning.live import waiting_after, waiting_now
 from .planning.reconcile import Plan, plan
-from .planning.steps import CREATE, DELETE, KILL, STOP, SUSPEND, Change, Step
+from .planning.steps import DELETE, KILL, STOP, Change, Step
 
 WORKERS = 4
 PATIENCE = 60.0
@@ -139,7 +139,7 @@ def needs(kind: str, spec: Any) -> Iterable[Target]:
             yield "virtual_disk", disk.virtual_disk
         if kind == "vm" and disk.repository:
             yield "repository", disk.repository
-            yield "virtual_disk", f"{disk.repository}/{spec.name}-{disk.name}"
+            yield "virtual_disk", f"{disk.repository}/{own_disk_name(spec.name, disk.name)}"
 
 
 def _results(site: Site, snapshot: Snapshot, planned: Plan) -> dict[Target, ObjectResult]:
@@ -167,9 +167,7 @@ def _execute(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Dr
             failed.update({(result.kind, result.key): result.error for result in members if result.error is not None})
 
 
-def _carry_out(
-    result: ObjectResult, snapshot: Snapshot, driver: Driver, site: str, failed: dict[Target, DomusError], progress: Progress
-) -> None:
+def _carry_out(result: ObjectResult, snapshot: Snapshot, driver: Driver, site: str, failed: dict[Target, DomusError], progress: Progress) -> None:
     done: list[Step] = []
     try:
         _refuse_orphan(result, failed)
@@ -182,7 +180,7 @@ def _carry_out(
             done.append(step)
     except DomusError as error:
         result.error = error.located(f"{result.kind} {result.key}")
-    except Exception as error:  # noqa: BLE001 - one object's surprise must not stop the others
+    except Exception as error:  # one object's surprise must not stop the others
         result.error = DriverError(f"unexpected {type(error).__name__}: {error}", object=f"{result.kind} {result.key}", remedy="Please report this")
     if result.error is not None:
         result.steps = tuple(done)
@@ -198,30 +196,33 @@ def _refuse_orphan(result: ObjectResult, failed: dict[Target, DomusError]) -> No
 
 def _finish(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Driver, check: bool) -> None:
     """Say what waits for a restart: predicted in check mode, measured after an apply."""
-    for (kind, key), result in results.items():
+    for result in results.values():
         before = result.found
         if result.steps and not check:
-            result.found = driver.read_one(kind, key)
-            result.restart_required = waiting(result.found.spec, result.found.running) if result.found else ()
+            _measure(result, driver)
         elif before is not None:
-            ends = {step.action for step in result.steps} & {STOP, KILL, SUSPEND, DELETE, CREATE}
-            more = [_waiting_name(change) for change in result.changes if change.effect == RESTART] if before.running is not None else []
-            result.restart_required = () if ends else tuple(dict.fromkeys([*waiting(before.spec, before.running), *more]))
+            result.restart_required = waiting_after(before, result.steps)
 
 
-def _waiting_name(change: Change) -> str:
-    """A seed image is one thing: which part of it waits can not be seen afterwards."""
-    return "cloud_init" if change.field.startswith("cloud_init.") else change.field
+def _measure(result: ObjectResult, driver: Driver) -> None:
+    """Read the object as it is now; what was done to it is told even when that fails."""
+    try:
+        result.found = driver.read_one(result.kind, result.key)
+    except DomusError as error:
+        result.found = None
+        result.error = result.error or error.located(f"{result.kind} {result.key}")
+    result.restart_required = waiting_now(result.found) if result.found else ()
 
 
 def _wait_for_addresses(site: Site, results: dict[Target, ObjectResult], driver: Driver, seconds: float) -> None:
-    waited = [name for name, spec in site.wanted("vm").items() if spec.state == "running" and results[("vm", name)].error is None]
+    running = [name for name, spec in site.wanted("vm").items() if spec.state == "running" and results[("vm", name)].error is None]
+    waited = [name for name in running if (found := results[("vm", name)].found) is not None and found.spec.nics]
     deadline = time.monotonic() + seconds
     while waited:
         for name in list(waited):
             addresses = driver.addresses(name)
             result = results[("vm", name)]
-            if addresses and result.found is not None:
+            if addresses and result.found:
                 result.found = dataclasses.replace(result.found, state=dataclasses.replace(result.found.state, addresses=addresses))
                 waited.remove(name)
         if time.monotonic() > deadline:

@@ -47,7 +47,7 @@ class DomusError(Exception):
         """Return this error, told which object (and outer field) it happened in."""
         self.object = self.object or object
         if field:
-            self.field = f"{field}.{self.field}" if self.field else field
+            self.field = f"{field}{'' if self.field[:1] in ('', '[') else '.'}{self.field}"
         return self
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .model.fields import plain
 from .model.quantities import format_size
+from .model.secrets import Secret
 from .planning.reconcile import Plan
 from .planning.steps import CREATE, DELETE, KILL, Change
 
@@ -22,7 +23,10 @@ def render_value(field: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and field.rsplit(".", 1)[-1] in SIZES:
         return format_size(value)
     shown = plain(value)
-    return shown if isinstance(shown, str) and shown.isprintable() else json.dumps(_readable(shown), ensure_ascii=False)
+    if isinstance(shown, str) and shown.isprintable():
+        return shown
+    text = json.dumps(_readable(shown), ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(_readable(shown))
 
 
 def _readable(value: Any) -> Any:
@@ -51,10 +55,15 @@ def render_change(change: Change) -> str:
     return f"{change.field}: {render_value(change.field, change.before)} -> {after}{late}"
 
 
+def _side(change: Change, side: str) -> str:
+    value = getattr(change, side)
+    changed = " (another)" if side == "after" and isinstance(value, Secret) and change.before is not None else ""
+    return f"{change.field}: {render_value(change.field, value)}{changed}\n"
+
+
 def render_diff(changes: Iterable[Change]) -> dict[str, str]:
     """Changes as the two texts that Ansible's diff compares."""
     texts: dict[str, str] = {}
     for side in ("before", "after"):
-        lines = [f"{change.field}: {render_value(change.field, getattr(change, side))}\n" for change in changes if getattr(change, side) is not None]
-        texts[side] = "".join(lines)
+        texts[side] = "".join(_side(change, side) for change in changes if getattr(change, side) is not None)
     return texts

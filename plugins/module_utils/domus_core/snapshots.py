@@ -18,7 +18,7 @@ def dump_snapshot(snapshot: Snapshot) -> str:
     data = snapshot_as_dict(snapshot)
     objects = data.pop("objects")
     kinds = [f"{json.dumps(kind)}: {{\n" + ",\n".join(_lines(entries)) + "\n}" for kind, entries in objects.items() if entries]
-    return json.dumps(data)[:-1] + _HEAD_END + "\n" + ",\n".join(kinds) + "\n}}\n"
+    return "\n".join([json.dumps(data)[:-1] + _HEAD_END, *([",\n".join(kinds)] if kinds else []), "}}\n"])
 
 
 def _lines(entries: Mapping[str, Any]) -> Iterator[str]:

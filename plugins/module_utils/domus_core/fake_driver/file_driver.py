@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -12,7 +13,8 @@ from typing import IO
 
 from ..driver import Target
 from ..errors import Busy, InvalidSpec
-from ..model.snapshot import Snapshot, snapshot_as_dict, snapshot_from_dict
+from ..model.fields import given, make
+from ..model.snapshot import Found, Snapshot, snapshot_as_dict, snapshot_from_dict
 from .driver import EMPTY, FakeDriver
 
 SCHEME = "fake://"
@@ -55,9 +57,20 @@ class FileDriver(FakeDriver):
         return tuple(network.spec.dhcp.start for network in networks if network and network.running and network.spec.dhcp)
 
     def _save(self) -> None:
+        """Write the file, and read it again: what was wanted is now what is found, secrets only as digests."""
+        objects = {kind: {key: _seen(found) for key, found in entries.items()} for kind, entries in self.snapshot.objects.items()}
         with open(f"{self.path}.new", "w", encoding="utf-8") as file:
-            json.dump(snapshot_as_dict(self.snapshot), file)
+            json.dump(snapshot_as_dict(dataclasses.replace(self.snapshot, objects=objects)), file)
         os.replace(f"{self.path}.new", self.path)
+        self.snapshot = _load(self.path)
+
+
+def _seen(found: Found) -> Found:
+    """An object as a server would show it: of a seed image that waits for a restart nobody can see what is in force."""
+    if getattr(found.running, "cloud_init", None) == getattr(found.spec, "cloud_init", None):
+        return found
+    values = {name: value for name, value in given(found.running).items() if name != "cloud_init"} if found.running else {}
+    return dataclasses.replace(found, running=make(type(found.spec), values) if found.running else None)
 
 
 def _load(path: str) -> Snapshot:

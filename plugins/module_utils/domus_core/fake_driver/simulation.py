@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any, Optional
 
 from ..model.fields import CREATION, RESTART, given, make
+from ..model.iso import IsoState
 from ..model.network import NetworkState
-from ..model.repository import VIRTUAL_DISKS, RepositoryState
+from ..model.repository import ISOS, TEMPLATES, VIRTUAL_DISKS, RepositoryState
 from ..model.server import ServerState
 from ..model.snapshot import Found, Snapshot
 from ..model.template import TemplateState
-from ..model.iso import IsoState
 from ..model.virtual_disk import VirtualDiskState, file_name
 from ..model.vm import VmSpec, VmState
-from ..planning.steps import CREATE, DELETE, KILL, PAUSE, RESUME, START, STOP, SUSPEND, Change, Step
+from ..planning.live import with_changes
+from ..planning.steps import CREATE, DELETE, KILL, PAUSE, RESUME, START, STOP, SUSPEND, Step
 
 RUN_STATES = {START: "running", STOP: "stopped", KILL: "stopped", PAUSE: "paused", RESUME: "running", SUSPEND: "suspended"}
-_PLACE = re.compile(r"(\w+)(?:\[([^\]]*)\])?(?:\.(.+))?")
 
 
 def simulate(snapshot: Snapshot, step: Step, site: str) -> Snapshot:
@@ -69,35 +68,6 @@ def _without_state(spec: Any) -> Any:
         for group in ("disks", "cdroms", "nics"):
             values.setdefault(group, ())
     return make(type(spec), values)
-
-
-def with_changes(spec: Any, changes: list[Change]) -> Any:
-    """Return the specification with the changes made, each at its place (`field`, `field.inner`, `group[name].inner`)."""
-    for change in changes:
-        spec = _with_change(spec, change.field, change.after)
-    return spec
-
-
-def _with_change(spec: Any, place: str, after: Any) -> Any:
-    match = _PLACE.fullmatch(place)
-    if match is None:
-        raise ValueError(place)
-    field, name, inner = match.groups()
-    values = given(spec)
-    if name is not None:
-        values[field] = _with_member(values.get(field, ()), name, inner, after)
-    elif inner is not None:
-        values[field] = _with_change(values[field], inner, after)
-    else:
-        values[field] = after
-    return make(type(spec), {key: value for key, value in values.items() if value is not None})
-
-
-def _with_member(members: tuple[Any, ...], name: str, inner: Optional[str], after: Any) -> tuple[Any, ...]:
-    if inner is not None:
-        return tuple(_with_change(one, inner, after) if one.name == name else one for one in members)
-    kept = tuple(one for one in members if one.name != name)
-    return kept if after is None else (*kept, after)
 
 
 def _network(snapshot: Snapshot, found: Optional[Found], step: Step, site: str) -> Found:
@@ -152,11 +122,11 @@ def _registered(make_state: Any) -> Any:
     return after
 
 
-def _image_state(state: Any) -> Any:
+def _image_state(state: Any, folder: str) -> Any:
     def make_state(snapshot: Snapshot, spec: Any) -> Any:
         name, _, rest = spec.image.partition("/")
         repository = snapshot.find("repository", name)
-        return state(path=f"{repository.spec.path if repository else ''}/{rest}")
+        return state(path=f"{repository.spec.path if repository else ''}/{folder}/{rest}")
 
     return make_state
 
@@ -167,6 +137,6 @@ _AFTER = {
     "virtual_disk": _virtual_disk,
     "server": _registered(lambda snapshot, spec: ServerState()),
     "repository": _registered(lambda snapshot, spec: RepositoryState(registered=True)),
-    "template": _registered(_image_state(TemplateState)),
-    "iso": _registered(_image_state(IsoState)),
+    "template": _registered(_image_state(TemplateState, TEMPLATES)),
+    "iso": _registered(_image_state(IsoState, ISOS)),
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import Busy, Conflict, DomusError, DriverError, NoCapacity, NotFound, Unreachable, Unsupported
 
@@ -32,7 +33,7 @@ _KINDS: dict[str, type[DomusError]] = {
     "VIR_ERR_INVALID_CONN": Unreachable,
     "VIR_ERR_AGENT_UNRESPONSIVE": Unreachable,
 }
-_LOST = ("client socket is closed", "end of file while reading", "connection closed", "Failed to connect socket", "internal error: client socket")
+_LOST = ("client socket is closed", "end of file while reading", "connection closed", "Failed to connect socket", "Cannot recv data", "Cannot write data")
 
 
 def connect(uri: str) -> Any:
@@ -46,6 +47,25 @@ def connect(uri: str) -> Any:
         raise Unreachable(
             f"libvirt does not answer: {error}", object=f"connection {uri}", remedy="Is it running? systemctl status libvirtd; journalctl -u libvirtd"
         ) from None
+
+
+@contextmanager
+def separate(connection: Any) -> Iterator[Any]:
+    """A connection of its own to the same libvirt, for a call that may take long. Raises Unreachable.
+
+    A thread's call can wait for that of another thread on the same connection (seen with libvirt 9.0, whose client loses the
+    wake-up): one QEMU that hangs would hold up everything. Drivers inside this process have only the one connection.
+    """
+    uri = connection.getURI()
+    if connection.getType() == "TEST" or urlsplit(uri).path == "/embed":
+        yield connection
+        return
+    own = connect(uri)
+    try:
+        yield own
+    finally:
+        with suppress(libvirt.libvirtError):
+            own.close()
 
 
 @contextmanager
@@ -63,7 +83,7 @@ def translate(error: Any, what: str) -> DomusError:
     """The DomusError for a libvirtError."""
     text = error.get_error_message() or str(error)
     if any(sign in text for sign in _LOST):
-        return Unreachable(f"{what}: the connection to libvirt broke: {text}", remedy="Is it running? systemctl status libvirtd; then apply again")
+        return Unreachable(f"{what}: the connection to libvirt broke: {text}", remedy="Is it running? systemctl status libvirtd virtlogd; then apply again")
     if "No space left on device" in text:
         return NoCapacity(f"{what}: {text}", remedy="Free some room on that file system")
     return kind_of(error)(f"{what}: {text}")

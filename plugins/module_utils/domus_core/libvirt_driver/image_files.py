@@ -255,11 +255,15 @@ def _lock(descriptor: int, partial: str) -> None:
 
 
 def _check_free_space(path: str, size: int) -> None:
-    status = os.statvfs(os.path.dirname(path))
-    missing = size - status.f_bavail * status.f_frsize
+    missing = size - _free_space(path)
     if missing > 0:
         remedy = "Free some space there, choose another repository, or do not preallocate."
         raise NoCapacity(f"{missing} bytes are missing for an image of {size} bytes", value=path, remedy=remedy)
+
+
+def _free_space(path: str) -> int:
+    status = os.statvfs(os.path.dirname(path))
+    return status.f_bavail * status.f_frsize
 
 
 def _share_blocks(source_path: str, descriptor: int) -> bool:
@@ -280,8 +284,13 @@ def _share_blocks(source_path: str, descriptor: int) -> bool:
 def _qemu_img(*arguments: str, path: str, size: int) -> None:
     """Run qemu-img; its time limit grows with the size, for a copy of 4 MiB/s."""
     limit = min(SHORT_WORK + size / SLOWEST_COPY, LONGEST_WORK)
+    free = _free_space(path)
     try:
         run(("qemu-img", *arguments), timeout=limit, what=f"qemu-img {arguments[0]} of {path}")
+    except NoCapacity as error:
+        error.message += f"; {free} bytes were free: up to {max(size - free, 1)} bytes are missing"
+        error.value = path
+        raise
     except DriverError as error:
         if "Failed to get" not in error.message or "lock" not in error.message:
             raise

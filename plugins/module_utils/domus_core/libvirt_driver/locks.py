@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ..errors import Busy
+from .tools import explain
 
 POLL = 0.05
 # struct flock of Linux: type, whence, start, length, pid
@@ -21,10 +22,10 @@ _FLOCK = "hhqqi4x"
 def held(path: str, changing: Iterable[tuple[str, str]], using: Iterable[tuple[str, str]], *, patience: float) -> Iterator[None]:
     """Hold each object by one byte of the lock file: alone if it is to be changed, together with others if only used.
 
-    Locks are taken in the order of their bytes, so two applies never wait for each other. Raises Busy after `patience` seconds.
+    Locks are taken in the order of their bytes, so two applies never wait for each other. Raises Busy after `patience` seconds,
+    NoCapacity or DriverError when there can be no lock file.
     """
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open(path)
     try:
         wanted = {_byte(target): (target, fcntl.F_RDLCK) for target in using}
         wanted.update({_byte(target): (target, fcntl.F_WRLCK) for target in changing})
@@ -34,6 +35,14 @@ def held(path: str, changing: Iterable[tuple[str, str]], using: Iterable[tuple[s
         yield
     finally:
         os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise explain(error, f"opening the lock file {path}", path) from None
 
 
 def _byte(target: tuple[str, str]) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from typing import Any, Optional
 
-from ..errors import DriverError, NoCapacity
+from ..errors import DriverError
+from .tools import explain
 
 
 class Registry:
@@ -39,11 +39,11 @@ class Registry:
     def write(self, kind: str, name: str, data: dict[str, Any]) -> None:
         """Keep an object; after a crash either the old or the new is there. Raises NoCapacity on a full disk."""
         path = self._path(kind, name)
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         try:
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
             write_atomically(path, json.dumps(data).encode())
         except OSError as error:
-            raise NoCapacity(f"{path} can not be written: {error.strerror}", object=f"{kind} {name}", remedy="Free some room on that file system") from None
+            raise explain(error, f"writing {path}", path).located(f"{kind} {name}") from None
 
     def remove(self, kind: str, name: str) -> None:
         """Forget an object; one that is not there is forgotten already."""
@@ -57,8 +57,12 @@ class Registry:
 
 
 def write_atomically(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a reader, or a crash, sees the old or the new one. Raises OSError."""
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    """Write a file so that a reader, or a crash, sees the old or the new one. Raises OSError.
+
+    The caller holds the lock of what the file is about, so the temporary file of a run that was killed is taken over.
+    """
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from ..errors import DriverError
-from .connection import libvirt
+from .connection import libvirt, translate
 from .kvm_probe import usable_kvm
 from .remembered import boot_id, recall, remember, stamp
 from .xml_fields import parse
@@ -25,7 +25,7 @@ def read_server(connection: Any, *, virtualization_setting: str, state_directory
     """What the server is and can do, sizes in bytes; None stands for what the driver does not tell.
 
     The setting is auto, kvm or qemu; `virtualization` in the answer is the domain type to use.
-    Raises DriverError when libvirt fails. What costs seconds is remembered in the state directory: the sizes of
+    Raises DriverError or Unreachable when libvirt fails. What costs seconds is remembered in the state directory: the sizes of
     the NUMA cells are those of the first reading since the boot.
     """
     host, guests = _capabilities(connection, virtualization_setting, state_directory)
@@ -143,13 +143,13 @@ def _choices(root: Any, path: str, name: str) -> list[str]:
 
 
 def _call(function: Any, *arguments: Any) -> Any:
-    """The call's answer, or None from a driver that does not have it; raises DriverError when libvirt fails."""
+    """The call's answer, or None from a driver that does not have it; raises Unreachable or DriverError when libvirt fails."""
     try:
         return function(*arguments)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
             return None
-        raise DriverError(f"libvirt can not tell what this server is: {error}") from error
+        raise translate(error, "reading what this server is") from error
 
 
 def _version(number: int) -> str:

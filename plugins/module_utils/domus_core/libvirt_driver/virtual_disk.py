@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 from typing import Any, Optional
 
-from ..errors import DomusError
+from ..errors import Conflict, DomusError
 from ..model.fields import make, plain, restore
 from ..model.repository import TEMPLATES, VIRTUAL_DISKS
 from ..model.snapshot import Found
 from ..model.virtual_disk import EXTENSIONS, VirtualDiskSpec, VirtualDiskState, file_name
 from ..planning.steps import CREATE, DELETE, Step
 from . import image_files
+from .bounded import bounded
+from .connection import separate
 from .image_header import ImageHeader, inspect
 from .places import Places
 from .registry import Registry
 from .vm_live import grow_in_use
 
 NOTES = ".domus"
+GROW_LIMIT = 60.0
 FORMATS = {extension: format for format, extension in EXTENSIONS.items()}
 
 
@@ -89,13 +92,24 @@ def carry_out(connection: Any, registry: Registry, places: Places, step: Step) -
         image_files.remove(path)
         notes.remove("virtual_disk", spec.name)
     elif step.action == CREATE:
-        notes.write("virtual_disk", spec.name, {"owner": step.uuid, "spec": plain(spec)})
-        _make(path, spec, registry, places)
+        _create(path, step, notes, registry, places)
     else:
         if any(change.field == "size" for change in step.changes):
             grow(connection, path, spec.format or "qcow2", spec.size or 0)
         note = notes.read("virtual_disk", spec.name) or {"owner": None}
         notes.write("virtual_disk", spec.name, {**note, "spec": plain(spec)})
+
+
+def _create(path: str, step: Step, notes: Registry, registry: Registry, places: Places) -> None:
+    if os.path.lexists(path):
+        raise Conflict("a file of this name is there already", value=path, remedy="Choose another name, or remove it first")
+    notes.write("virtual_disk", step.spec.name, {"owner": step.uuid, "spec": plain(step.spec)})
+    try:
+        _make(path, step.spec, registry, places)
+    except DomusError:
+        if not os.path.lexists(path):
+            notes.remove("virtual_disk", step.spec.name)
+        raise
 
 
 def _make(path: str, spec: VirtualDiskSpec, registry: Registry, places: Places) -> None:
@@ -114,5 +128,10 @@ def _make(path: str, spec: VirtualDiskSpec, registry: Registry, places: Places) 
 
 def grow(connection: Any, path: str, format: str, size: int) -> None:
     """Grow an image: through the running domain that uses it, else in place. Raises DomusError."""
-    if not grow_in_use(connection, path, size):
+
+    def grow_live() -> bool:
+        with separate(connection) as own:
+            return grow_in_use(own, path, size)
+
+    if not bounded(grow_live, GROW_LIMIT, f"growing {path}"):
         image_files.grow(path, format, size)

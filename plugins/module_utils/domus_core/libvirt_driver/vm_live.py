@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -9,14 +10,25 @@ from ..errors import DomusError, Unsupported
 from ..model.fields import LIVE
 from ..model.vm import VmSpec
 from ..planning.steps import Change
+from .bounded import require_wanted
 from .connection import libvirt, told, translate
-from .vm_reader import target_of
+from .vm_reader import source_of, target_of
+from .vm_record import GROUPS, NAMESPACE, PREFIX, VmRecord, as_text, names_in, read_record
 from .vm_writer import Writing, device_element, edit_device, new_device
-from .xml_fields import get, parse, serialize
+from .xml_fields import etree, get, parse, serialize
 
 _PLACE = re.compile(r"(disks|cdroms|nics)\[([^\]]+)\](?:\.(.+))?")
 # libvirt has no code of its own for these: the change is fine, this guest or machine can not take it while it runs
-_NOT_LIVE = ("unplug request", "No more available PCI", "no more available", "not hotpluggable", "not supported for hot", "cannot be hotplugged", "hotplug is not supported", "hot unplug")
+_NOT_LIVE = (
+    "unplug request",
+    "No more available PCI",
+    "no more available",
+    "not hotpluggable",
+    "not supported for hot",
+    "cannot be hotplugged",
+    "hotplug is not supported",
+    "hot unplug",
+)
 
 
 def change_running(domain: Any, spec: VmSpec, changes: tuple[Change, ...], writing: Writing) -> None:
@@ -24,12 +36,25 @@ def change_running(domain: Any, spec: VmSpec, changes: tuple[Change, ...], writi
     for change in changes:
         if change.effect != LIVE:
             continue
+        require_wanted()
         try:
             _change(domain, spec, change, writing)
         except libvirt.libvirtError as error:
             mended = translate(error, f"changing {change.field}")
             if not _waits(mended, change):
                 raise mended.located("", change.field) from None
+    _remember_names(domain, writing.record)
+
+
+def _remember_names(domain: Any, record: VmRecord) -> None:
+    """What runs keeps the names of its devices in a record of its own, beside what was asked for when it was started."""
+    root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+    own = read_record(root) or VmRecord(VmSpec(record.spec.name if record.spec else ""), record.site)
+    names = names_in(root, record)
+    if names != {group: own.devices.get(group, {}) for group in GROUPS}:
+        element = etree.Element("vm")  # libvirt gives it the namespace
+        element.text = as_text(dataclasses.replace(own, devices=names))
+        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, serialize(element), PREFIX, NAMESPACE, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def _waits(error: DomusError, change: Change) -> bool:
@@ -58,7 +83,7 @@ def _change_device(domain: Any, group: str, name: str, inner: str, change: Chang
         if element is not None:
             domain.detachDeviceFlags(serialize(element), live)
     elif not inner:
-        if element is None:
+        if element is None and not _is_attached(root, group, change.after, writing):
             domain.attachDeviceFlags(serialize(new_device(root, group, change.after, writing)), live)
     elif element is not None and inner == "size":
         domain.blockResize(target_of(element), change.after, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
@@ -66,6 +91,18 @@ def _change_device(domain: Any, group: str, name: str, inner: str, change: Chang
         device = next(one for one in getattr(spec, group) if one.name == name)
         edit_device(element, device, inner, writing)
         domain.updateDeviceFlags(serialize(element), live)
+
+
+def _is_attached(root: Any, group: str, device: Any, writing: Writing) -> bool:
+    """Is it there, from an apply that was broken off or a guest that did not let it go? Then it only gets its name."""
+    if group == "nics":
+        mark = device.mac if any(get(nic, "./mac/@address") == device.mac for nic in root.iterfind("devices/interface")) else None
+    else:
+        path = writing.places.path(device.file)
+        mark = next((target_of(disk) for disk in root.iterfind("devices/disk") if source_of(disk) == path), None)
+    if mark:
+        writing.record.rename(group, device.name, mark)
+    return bool(mark)
 
 
 def grow_in_use(connection: Any, path: str, size: int) -> bool:

@@ -54,7 +54,10 @@ def _ask(domain: Any) -> None:
 def _did_not_stop(domain: Any, spec: VmSpec) -> None:
     if not spec.force_stop:
         raise Unreachable(
-            f"its guest did not shut down within {patience_of(spec)} s", field="state", value="stopped", remedy="Look at its console; force_stop: true powers it off"
+            f"its guest did not shut down within {patience_of(spec)} s",
+            field="state",
+            value="stopped",
+            remedy="Look at its console; force_stop: true powers it off",
         )
     kill(domain)
 
@@ -67,8 +70,26 @@ def kill(domain: Any) -> None:
         domain.destroy()
 
 
+def start(domain: Any, spec: VmSpec) -> None:
+    """Start the domain, or let it go on from its saved state; one that runs is fine."""
+    if domain.isActive():
+        return
+    saved = domain.hasManagedSaveImage()
+    domain.create()
+    if saved:
+        _catch_up(domain, spec)
+
+
+def _catch_up(domain: Any, spec: VmSpec) -> None:
+    """It may have been paused when it was saved, and with another amount of memory than is wanted now."""
+    if run_state(domain) == "paused":
+        domain.resume()
+    if spec.memory and spec.memory // 1024 <= domain.maxMemory():
+        domain.setMemoryFlags(spec.memory // 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
 ACTIONS: dict[str, Callable[[Any, VmSpec], Any]] = {
-    START: lambda domain, spec: domain.isActive() or domain.create(),
+    START: start,
     STOP: stop,
     KILL: lambda domain, spec: kill(domain),
     PAUSE: lambda domain, spec: domain.suspend(),

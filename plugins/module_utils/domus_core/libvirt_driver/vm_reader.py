@@ -37,11 +37,17 @@ def read_vm(root: Any, record: Optional[VmRecord], places: Places, isos: Mapping
     if root.find("cpu/topology") is not None:
         values["cpu_topology"] = make(TopologySpec, read_fields(root.find("cpu/topology"), TopologySpec))
     if root.find("os/kernel") is not None:
-        values["kernel"] = _kernel(root, places)
+        values["kernel"] = _kernel(root, record.spec and record.spec.kernel, places)
     values |= _devices(root.find("devices"), record, places, isos)
     for name in ONLY_RECORDED:
         values[name] = getattr(record.spec, name) if record.spec else None
-    return make(VmSpec, {name: value for name, value in values.items() if value is not None})
+    return make(VmSpec, _with_empty_texts(values, record.spec))
+
+
+def _with_empty_texts(values: dict[str, Any], asked: Any) -> dict[str, Any]:
+    """libvirt drops empty texts; where there is none and an empty one was asked for, it is that one."""
+    empty = {name: value for name, value in given(asked).items() if value == ""} if asked else {}
+    return {**empty, **{name: value for name, value in values.items() if value is not None}}
 
 
 def _firmware(root: Any) -> str:
@@ -60,12 +66,12 @@ def _cpu_model(root: Any) -> Optional[str]:
     return get(cpu, "./model") if mode == "custom" else str(mode)
 
 
-def _kernel(root: Any, places: Places) -> KernelSpec:
+def _kernel(root: Any, asked: Optional[KernelSpec], places: Places) -> KernelSpec:
     values = {name: value for name, value in read_fields(root.find("os"), KernelSpec).items() if value}
     for name in ("kernel", "initrd"):
         if name in values:
             values[name] = places.reference(values[name], TEMPLATES)
-    return make(KernelSpec, values)
+    return make(KernelSpec, _with_empty_texts(values, asked))
 
 
 def _devices(devices: Any, record: VmRecord, places: Places, isos: Mapping[str, str]) -> dict[str, Any]:
@@ -142,25 +148,27 @@ def _vnc(graphics: Optional[Any], record: VmRecord) -> VncSpec:
     return make(VncSpec, {name: value for name, value in values.items() if value is not None})
 
 
-def comparable(running: VmSpec, defined: VmSpec) -> VmSpec:
+def comparable(running: VmSpec, defined: VmSpec, started_as: Optional[VmSpec]) -> VmSpec:
     """What runs, without the differences that libvirt or the guest make by themselves; the same instance when none is left.
 
+    `started_as` is the record it was started with: libvirt replaces host-model by what that means here.
     The balloon's target is what the definition says, however much the guest has given back so far: see VmState.memory.
     """
     values = given(running)
-    for name in ("cpu_model", "boot", "tags"):
-        values[name] = getattr(defined, name)
+    values["tags"], values["description"] = defined.tags, defined.description
+    if defined.cpu_model == "host-model" and (started_as is None or started_as.cpu_model in (None, "host-model")):
+        values["cpu_model"] = defined.cpu_model
     if (defined.memory or 0) <= (running.memory_max or 0):
         values["memory"] = defined.memory
     known = {disk.name: disk for disk in defined.disks or ()}
-    values["disks"] = tuple(_same_size(disk, known.get(disk.name)) for disk in running.disks or ())
+    values["disks"] = tuple(_alike(disk, known.get(disk.name)) for disk in running.disks or ())
     alike = make(VmSpec, {name: value for name, value in values.items() if value is not None})
     return defined if alike == defined else alike
 
 
-def _same_size(disk: DiskSpec, defined: Optional[DiskSpec]) -> DiskSpec:
-    """An overlay of a snapshot or a grown image has one size, whichever XML it is read from."""
+def _alike(disk: DiskSpec, defined: Optional[DiskSpec]) -> DiskSpec:
+    """An overlay of a snapshot or a grown image has one size, whichever XML it is read from; libvirt starts shared disks without a cache."""
     if defined is None or defined.file != disk.file:
         return disk
-    return merge(disk, make(DiskSpec, {"name": disk.name, **({"size": defined.size} if defined.size is not None else {})}))
-
+    values = {"name": disk.name, "size": defined.size, "cache": "default" if defined.shareable and defined.cache == "default" else None}
+    return merge(disk, make(DiskSpec, {name: value for name, value in values.items() if value is not None}))

@@ -8,10 +8,12 @@ from typing import Any, Optional
 
 from ..model.fields import plain, restore
 from ..model.vm import VmSpec
-from .xml_fields import etree
+from .xml_fields import etree, get
 
 NAMESPACE = "urn:domus:vm:1"
 TAG = f"{{{NAMESPACE}}}vm"
+PREFIX = "domus"
+GROUPS = ("disks", "cdroms", "nics")
 
 
 @dataclasses.dataclass
@@ -46,13 +48,17 @@ def read_record(root: Any) -> Optional[VmRecord]:
 
 
 def write_record(root: Any, record: VmRecord) -> None:
-    """Put the record into a domain's XML, in place of the one that is there; secrets go in as salted digests."""
+    """Put the record into a domain's XML, in place of the one that is there."""
     metadata = root.find("metadata")
     if metadata is None:
         metadata = etree.SubElement(root, "metadata")
     for old in metadata.findall(TAG):
         metadata.remove(old)
-    element = etree.SubElement(metadata, TAG, nsmap={"domus": NAMESPACE})
+    etree.SubElement(metadata, TAG, nsmap={PREFIX: NAMESPACE}).text = as_text(record)
+
+
+def as_text(record: VmRecord) -> str:
+    """The record as text; secrets go in as salted digests."""
     data = {
         "spec": plain(record.spec, mask=False),
         "site": record.site,
@@ -60,4 +66,17 @@ def write_record(root: Any, record: VmRecord) -> None:
         "devices": record.devices,
         "seed": record.seed,
     }
-    element.text = json.dumps({key: value for key, value in data.items() if value is not None})
+    return json.dumps({key: value for key, value in data.items() if value is not None})
+
+
+def names_in(live_root: Any, record: VmRecord) -> dict[str, dict[str, str]]:
+    """The names of the devices that run: those that their own record gives, else those of the definition's."""
+    own = read_record(live_root)
+    there = {get(one, "./target/@dev") for one in live_root.iterfind("devices/disk")} | {get(one, "./mac/@address") for one in live_root.iterfind("devices/interface")}
+    named: dict[str, dict[str, str]] = {}
+    for group in GROUPS:
+        named[group] = {name: mark for name, mark in (own.devices.get(group, {}) if own else {}).items() if mark in there}
+        for name, mark in record.devices.get(group, {}).items():
+            if mark in there and mark not in named[group].values():
+                named[group].setdefault(name, mark)
+    return named

@@ -72,7 +72,7 @@ def change_domain(root: Any, spec: VmSpec, changes: tuple[Change, ...], writing:
             SPECIAL[top](root, spec, writing)
         elif field_named(VmSpec, top).xpath:
             write_field(root, field_named(VmSpec, top), getattr(spec, top))
-    _one_boot_order(root, by_class=any(change.field == "boot" for change in changes))
+    _one_boot_order(root, by_class=any(change.field == "boot" and change.after is not None for change in changes))
 
 
 def _one_boot_order(root: Any, *, by_class: bool) -> None:
@@ -109,14 +109,22 @@ def edit_device(element: Any, device: Any, inner: str, writing: Writing) -> None
     elif inner == "iso":
         _insert(element, device, writing)
     elif inner == "bus":
-        put(element, "./target/@bus", device.bus)
-        put(element, "./address", None)
+        _move(element, device, writing)
     elif inner == "mac":
         put(element, "./mac/@address", device.mac)
         writing.record.rename("nics", device.name, device.mac)
     elif field_named(type(device), inner).xpath:
         value = getattr(device, inner)
         write_field(element, field_named(type(device), inner), None if (inner, value) == ("cache", "default") else value)
+
+
+def _move(element: Any, device: Any, writing: Writing) -> None:
+    """Put a disk or CD-ROM drive on another bus: it gets another target, since libvirt derives addresses from targets."""
+    target = _free_target(device.bus, element.getroottree().getroot(), writing.record)
+    put(element, "./target/@dev", target)
+    put(element, "./target/@bus", device.bus)
+    put(element, "./address", None)
+    writing.record.rename("cdroms" if element.get("device") == "cdrom" else "disks", device.name, target)
 
 
 def device_element(root: Any, group: str, name: str, record: VmRecord) -> Optional[Any]:
@@ -280,6 +288,8 @@ def _put_vnc(root: Any, spec: VmSpec, writing: Writing) -> None:
         return
     if graphics is None:
         graphics = add(devices, "graphics", type="vnc", autoport="yes")
+        if devices.find("video") is None:  # else libvirt adds a card of its own choice
+            add(add(devices, "video"), "model", type="none")
     if vnc.listen is not None:
         graphics.set("listen", vnc.listen)
         for old in graphics.findall("listen"):
@@ -314,6 +324,8 @@ def _put_watchdog(root: Any, spec: VmSpec, writing: Writing) -> None:
     element = next((one for one in devices.iterfind("watchdog") if one.get("model") != "itco"), None)
     if element is None:
         element = add(devices, "watchdog", model="i6300esb", action="reset")
+    if dog.model not in (None, element.get("model")):
+        put(element, "./address", None)
     write_fields(element, dog)
 
 
@@ -342,4 +354,3 @@ SPECIAL: dict[str, Callable[[Any, VmSpec, Writing], None]] = {
     "watchdog": _put_watchdog,
     "guest_agent": _put_agent,
 }
-

@@ -17,7 +17,21 @@ except ImportError:  # reported by `parse` with the package that is missing
 
 KIB = 1024
 # https://libvirt.org/formatdomain.html#memory-allocation
-_UNITS = {"b": 1, "bytes": 1, "KB": 1000, "k": KIB, "KiB": KIB, "MB": 10**6, "M": KIB**2, "MiB": KIB**2, "GB": 10**9, "G": KIB**3, "GiB": KIB**3, "TiB": KIB**4, "T": KIB**4}
+_UNITS = {
+    "b": 1,
+    "bytes": 1,
+    "KB": 1000,
+    "k": KIB,
+    "KiB": KIB,
+    "MB": 10**6,
+    "M": KIB**2,
+    "MiB": KIB**2,
+    "GB": 10**9,
+    "G": KIB**3,
+    "GiB": KIB**3,
+    "TiB": KIB**4,
+    "T": KIB**4,
+}
 
 
 def parse(text: str) -> Any:

@@ -84,7 +84,7 @@ def _parse_section(kind: Kind, entries: Any, problems: list[DomusError]) -> dict
         if spec is not None:
             key = key_of(kind.name, spec)
             if key in parsed:
-                problems.append(InvalidSpec("is in the document twice", object=label, field="name", value=key))
+                problems.append(InvalidSpec("is in the document twice", object=label, field="name", value=key, remedy="Keep one of them"))
             parsed[key] = spec
     return parsed
 

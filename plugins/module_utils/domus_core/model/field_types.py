@@ -42,7 +42,9 @@ class Text(FieldType):
         if len(value) > self.longest:
             raise InvalidSpec(f"is longer than {self.longest} characters", value=value)
         if NOT_IN_XML.search(value) or not (self.multiline or value.isprintable()):
-            raise InvalidSpec("has characters that are not allowed", value=value, remedy="Leave out control characters" + ("" if self.multiline else " and line ends"))
+            raise InvalidSpec(
+                "has characters that are not allowed", value=value, remedy="Leave out control characters" + ("" if self.multiline else " and line ends")
+            )
         if self.pattern and not self.pattern.fullmatch(value):
             raise InvalidSpec(f"is not {self.noun}", value=value, remedy=f"It must match {self.pattern.pattern}")
         return str(value)

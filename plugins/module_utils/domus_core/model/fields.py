@@ -85,11 +85,16 @@ def given(spec: Any) -> dict[str, Any]:
 
 
 def merge(found: SpecType, wanted: SpecType) -> SpecType:
-    """Return `found` overlaid by what is given in `wanted`; objects known by name are merged one by one."""
+    """Return `found` overlaid by what is given in `wanted`; objects known by name are merged one by one.
+
+    What is found stays where it is as good as what is wanted: a versioned machine type for its alias.
+    """
     values = given(found)
     table = _by_name(type(wanted))
     for name, value in given(wanted).items():
-        kind = table[name].type
+        kind, matches = table[name].type, table[name].matches
+        if matches and name in values and matches(value, values[name]):
+            continue
         if isinstance(kind, Objects) and name in values:
             values[name] = kind.merge(values[name], value)
         elif isinstance(kind, Object) and name in values:
@@ -105,32 +110,33 @@ def parse_spec(spec: type[SpecType], value: Any, problems: list[DomusError], lab
         problems.append(InvalidSpec("is not a mapping of fields", value=type(value).__name__).located(label))
         return None
     before = len(problems)
-    table = _by_name(spec)
+    parsers = _parsers(spec)
     values: dict[str, Any] = {}
     for name, entry in value.items():
-        if len(problems) >= MOST_PROBLEMS:
-            break
-        field = table.get(name)
-        if field is None:
-            problems.append(_unknown_key(name, table).located(label))
+        known = parsers.get(name)
+        if known is None:
+            problems.append(_unknown_key(name, parsers).located(label))
         elif entry is not None:
             try:
-                values[field.name] = field.type.parse(entry)
-            except _Several as several:
-                problems.extend(error.located(label, field.name) for error in several.problems)
+                values[known[0]] = known[1](entry)
             except InvalidSpec as error:
-                problems.append(error.located(label, field.name))
+                problems.extend(one.located(label, known[0]) for one in (error.problems if isinstance(error, _Several) else [error]))
+        if len(problems) > before and len(problems) >= MOST_PROBLEMS:
+            return None
     for field in _required(spec):
         if field.name not in values and value.get(field.name) is None:
             problems.append(InvalidSpec("is missing", field=field.name, remedy=field.doc).located(label))
-    if len(problems) == before:
-        made = make(spec, values)
-        check = getattr(made, "check", None)
-        if check:
-            problems.extend(error.located(label) for error in check())
-        if len(problems) == before:
-            return made
-    return None
+    if len(problems) > before:
+        return None
+    made = make(spec, values)
+    check = getattr(made, "check", None)
+    problems.extend(error.located(label) for error in (check() if check else ()))
+    return made if len(problems) == before else None
+
+
+@once
+def _parsers(spec: Any) -> dict[str, tuple[str, Callable[[Any], Any]]]:
+    return {field.name: (field.name, field.type.parse) for field in fields_of(spec)}
 
 
 @once
@@ -138,7 +144,7 @@ def _required(spec: Any) -> tuple[Field, ...]:
     return tuple(field for field in fields_of(spec) if field.required)
 
 
-def _unknown_key(name: Any, table: Mapping[str, Field]) -> InvalidSpec:
+def _unknown_key(name: Any, table: Mapping[str, Any]) -> InvalidSpec:
     text = printable(name)
     near = difflib.get_close_matches(text[:60], table, n=1)
     remedy = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(sorted(table))}"
@@ -245,14 +251,20 @@ def restore(spec: type[SpecType], data: Mapping[str, Any]) -> SpecType:
 @once
 def _restorers(spec: type) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     """The fields whose values are not themselves in JSON, and what turns them back."""
-    restorers: list[tuple[str, Callable[[Any], Any]]] = []
-    for field in fields_of(spec):
-        if isinstance(field.type, Objects):
-            restorers.append((field.name, lambda entries, inner=field.type.spec: tuple(restore(inner, one) for one in entries)))
-        elif isinstance(field.type, Object):
-            restorers.append((field.name, lambda entry, inner=field.type.spec: restore(inner, entry)))
-        elif field.type.ansible == "list":
-            restorers.append((field.name, tuple))
-        elif field.secret:
-            restorers.append((field.name, lambda entry: Digest(entry["salt"], entry["digest"])))
-    return tuple(restorers)
+    found = ((field.name, _restorer(field)) for field in fields_of(spec))
+    return tuple((name, restorer) for name, restorer in found if restorer is not None)
+
+
+def _restorer(field: Field) -> Optional[Callable[[Any], Any]]:
+    kind = field.type
+    if isinstance(kind, Objects):
+        return functools.partial(_restore_all, kind.spec)
+    if isinstance(kind, Object):
+        return functools.partial(restore, kind.spec)
+    if field.secret:
+        return lambda entry: Digest(str(entry["salt"]), str(entry["digest"]))
+    return tuple if kind.ansible == "list" else None
+
+
+def _restore_all(spec: type, entries: Any) -> tuple[Any, ...]:
+    return tuple(restore(spec, entry) for entry in entries)

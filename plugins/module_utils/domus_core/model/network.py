@@ -28,8 +28,8 @@ class ReservationSpec:
 class DhcpSpec:
     """The addresses that are given out."""
 
-    start: Optional[str] = attribute(IpAddress(), "First address given out.", required=True, example="192.0.2.100")
-    end: Optional[str] = attribute(IpAddress(), "Last address given out.", required=True, example="192.0.2.200")
+    start: Optional[str] = attribute(IpAddress(), "First address given out.", effect=RESTART, required=True, example="192.0.2.100")
+    end: Optional[str] = attribute(IpAddress(), "Last address given out.", effect=RESTART, required=True, example="192.0.2.200")
     reservations: Optional[tuple[ReservationSpec, ...]] = attribute(Objects(ReservationSpec, most=4096), "Fixed addresses; those not mentioned stay.")
 
 
@@ -45,7 +45,9 @@ class DnsHostSpec:
 class DnsSpec:
     """The name service of the network."""
 
-    enabled: Optional[bool] = attribute(Flag(), "Answer DNS queries of the VMs.", effect=RESTART, xpath="./dns/@enable", words=("yes", "no"), default=True, example=True)
+    enabled: Optional[bool] = attribute(
+        Flag(), "Answer DNS queries of the VMs.", effect=RESTART, xpath="./dns/@enable", words=("yes", "no"), default=True, example=True
+    )
     domain: Optional[str] = attribute(HOST_NAME, "DNS domain of the VMs.", effect=RESTART, xpath="./domain/@name", example="lan.example.org")
     forwarders: Optional[tuple[str, ...]] = attribute(ListOf(IpAddress(), most=8), "DNS servers asked for other names.", effect=RESTART, example=["192.0.2.53"])
     hosts: Optional[tuple[DnsHostSpec, ...]] = attribute(Objects(DnsHostSpec, most=4096), "Names answered; those not mentioned stay.")
@@ -58,7 +60,7 @@ class NetworkSpec:
     name: str = attribute(Name(), "Name, unique in the site.", required=True, example="lan")
     mode: Optional[str] = attribute(
         Choice("nat", "routed", "isolated", "bridge"),
-        "`nat`: VMs reach outside behind the server's address; `routed`: with their own; `isolated`: only each other; `bridge`: on a bridge that the server has.",
+        "`nat`: VMs reach outside behind the server's address; `routed`: with their own; `isolated`: only each other; `bridge`: on a bridge of the server.",
         effect=RESTART,
         default="nat",
         example="nat",
@@ -72,13 +74,19 @@ class NetworkSpec:
     dns: Optional[DnsSpec] = attribute(Object(DnsSpec), "Name service for the VMs.")
     mtu: Optional[int] = attribute(Integer(68, 65535), "Largest packet in bytes.", effect=RESTART, xpath="./mtu/@size", example=1500)
     switch: Optional[str] = attribute(
-        Choice("linux", "openvswitch"), "What the bridge is (mode bridge); only Open vSwitch can tag VLANs here.", effect=RESTART, default="linux", example="openvswitch"
+        Choice("linux", "openvswitch"),
+        "What the bridge is (mode bridge); only Open vSwitch can tag VLANs here.",
+        effect=RESTART,
+        default="linux",
+        example="openvswitch",
     )
-    vlan: Optional[int] = attribute(Integer(1, 4094), "VLAN tag of the VMs' traffic; needs switch openvswitch.", effect=RESTART, xpath="./vlan/tag/@id", example=100)
+    vlan: Optional[int] = attribute(
+        Integer(1, 4094), "VLAN tag of the VMs' traffic; needs switch openvswitch.", effect=RESTART, xpath="./vlan/tag/@id", example=100
+    )
     autostart: Optional[bool] = attribute(Flag(), "Start it with the server.", default=True, example=True)
     servers: Optional[tuple[str, ...]] = placement()
     adopted: Optional[bool] = attribute(Flag(), "It was not made by Domus and may be managed, and deleted, by it.", compare=IGNORE)
-    state: Optional[str] = attribute(Choice("active", "inactive", "absent"), "`absent` deletes it. Left out: active when made, then not managed.", example="active")
+    state: Optional[str] = attribute(Choice("active", "inactive", "absent"), "`absent` deletes it. Left out: active, if Domus made it.", example="active")
 
     def check(self) -> list[InvalidSpec]:
         """The ways in which the fields contradict each other."""
@@ -93,7 +101,20 @@ class NetworkSpec:
             problems.append(InvalidSpec("goes only with mode bridge and switch openvswitch", field="vlan", value=self.vlan))
         if self.switch is not None and self.mode not in (None, "bridge"):
             problems.append(InvalidSpec("goes only with mode bridge", field="switch", value=self.switch))
+        problems += self._given_twice()
         return problems + (self._outside() if self.subnet else self._needs_subnet())
+
+    def _given_twice(self) -> list[InvalidSpec]:
+        problems: list[InvalidSpec] = []
+        for name in ("mac", "address"):
+            owners: dict[str, str] = {}
+            for one in (self.dhcp and self.dhcp.reservations) or ():
+                value = getattr(one, name)
+                if value in owners:
+                    place = f"dhcp.reservations[{one.name}].{name}"
+                    problems.append(InvalidSpec(f"{owners[value]} has the same one", field=place, value=value, remedy="Give every reservation its own"))
+                owners.setdefault(value, one.name)
+        return problems
 
     def _needs_subnet(self) -> list[InvalidSpec]:
         needing = [name for name in ("dhcp", "gateway") if getattr(self, name) is not None]

@@ -18,7 +18,9 @@ class RepositorySpec:
     """What is wanted of a repository; None means not managed."""
 
     name: str = attribute(Name(), "Name, unique in the site.", required=True, example="main")
-    path: Optional[str] = attribute(AbsolutePath(), "Its directory on the server: the only absolute path in a document.", effect=CREATION, example="/var/lib/domus/main")
+    path: Optional[str] = attribute(
+        AbsolutePath(), "Its directory on the server: the only absolute path in a document.", effect=CREATION, example="/var/lib/domus/main"
+    )
     description: Optional[str] = attribute(Text(4000, multiline=True), "Free text.", example="local disks")
     servers: Optional[tuple[str, ...]] = placement()
     adopted: Optional[bool] = attribute(
@@ -37,4 +39,6 @@ class RepositoryState:
     registered: bool = False
 
 
-REPOSITORY_KIND = Kind("repository", "repositories", RepositorySpec, RepositoryState, SITE, "A directory on the server with virtual disks, ISO images and templates.")
+REPOSITORY_KIND = Kind(
+    "repository", "repositories", RepositorySpec, RepositoryState, SITE, "A directory on the server with virtual disks, ISO images and templates."
+)

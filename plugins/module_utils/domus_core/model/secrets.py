@@ -30,7 +30,7 @@ class Digest:
         return {"salt": self.salt, "digest": self.digest}
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Digest) and (self.salt, self.digest) == (other.salt, other.digest)
+        return (self.salt, self.digest) == (other.salt, other.digest) if isinstance(other, Digest) else NotImplemented
 
     def __hash__(self) -> int:
         return hash((self.salt, self.digest))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from ..errors import InvalidSpec
-from .fields import given, make, plain, restore
+from .fields import given, make, once, plain, restore
 from .kinds import BY_NAME
 from .server import ServerState
 
@@ -83,7 +82,7 @@ def snapshot_from_dict(data: Any) -> Snapshot:
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
         raise InvalidSpec("is not a snapshot of this version", object="snapshot", field="format", remedy=f"Expected format {FORMAT}")
     try:
-        server = ServerState(**{name: tuple(value) if isinstance(value, list) else value for name, value in data["server"].items()})
+        server = _state(ServerState, data["server"])
         objects = {kind: {key: found_from_dict(kind, found) for key, found in entries.items()} for kind, entries in data["objects"].items()}
         files = {reference: ImageFile(**file) for reference, file in data.get("files", {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -113,8 +112,8 @@ def _state(state: type, data: Mapping[str, Any]) -> Any:
     return make(state, {names[name]: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in names})
 
 
-@functools.lru_cache(maxsize=None)
-def _state_names(state: type) -> dict[str, str]:
+@once
+def _state_names(state: Any) -> dict[str, str]:
     return {field.name: field.name for field in dataclasses.fields(state)}
 
 

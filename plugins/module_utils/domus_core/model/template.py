@@ -17,7 +17,9 @@ class TemplateSpec:
     """What is wanted of a template; None means not managed."""
 
     name: str = attribute(Name(), "Name, unique in the site.", required=True, example="debian12")
-    image: Optional[str] = attribute(FileReference(), "Its image: a file in the Templates folder of a repository.", effect=CREATION, example="main/debian-12.qcow2")
+    image: Optional[str] = attribute(
+        FileReference(), "Its image: a file in the Templates folder of a repository.", effect=CREATION, example="main/debian-12.qcow2"
+    )
     checksum: Optional[str] = attribute(CHECKSUM, "SHA-256 the image must have when the template is made.", effect=CREATION, example="sha256:" + "0" * 64)
     description: Optional[str] = attribute(Text(4000, multiline=True), "Free text.", example="Debian 12, cloud-init")
     servers: Optional[tuple[str, ...]] = placement()

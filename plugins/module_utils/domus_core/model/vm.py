@@ -46,7 +46,9 @@ class VmSpec:
     tags: Optional[tuple[str, ...]] = attribute(ListOf(Name()), "Labels.", example=["web", "production"])
     cpus: Optional[int] = attribute(Integer(1, 512), "Virtual CPUs now; changes live up to cpus_max.", default=1, example=2)
     cpus_max: Optional[int] = attribute(Integer(1, 512), "Virtual CPUs at most.", effect=RESTART, default="cpus", example=4)
-    memory: Optional[int] = attribute(Size(MIB, multiple=KIB), "Memory now; changes live up to memory_max.", xpath="./currentMemory", default="512MiB", example="2GiB")
+    memory: Optional[int] = attribute(
+        Size(MIB, multiple=KIB), "Memory now; changes live up to memory_max.", xpath="./currentMemory", default="512MiB", example="2GiB"
+    )
     memory_max: Optional[int] = attribute(Size(MIB, multiple=KIB), "Memory at most.", effect=RESTART, xpath="./memory", default="memory", example="4GiB")
     cpu_model: Optional[str] = attribute(
         Text(63, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", noun="a CPU model"),
@@ -54,7 +56,9 @@ class VmSpec:
         effect=RESTART,
         example="host-model",
     )
-    cpu_topology: Optional[TopologySpec] = attribute(Object(TopologySpec), "Layout of the vCPUs; its product is cpus_max.", effect=RESTART, xpath="./cpu/topology")
+    cpu_topology: Optional[TopologySpec] = attribute(
+        Object(TopologySpec), "Layout of the vCPUs; its product is cpus_max.", effect=RESTART, xpath="./cpu/topology"
+    )
     firmware: Optional[str] = attribute(Choice("bios", "uefi", "uefi-secure"), "Firmware.", effect=CREATION, default="bios", example="uefi")
     machine: Optional[str] = attribute(
         Text(63, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", noun="a machine type"),
@@ -65,11 +69,20 @@ class VmSpec:
         default="q35",
         example="q35",
     )
-    architecture: Optional[str] = attribute(Choice("x86_64", "aarch64", "i686"), "Processor architecture.", effect=CREATION, xpath="./os/type/@arch", default="the server's", example="x86_64")
-    virtualization: Optional[str] = attribute(
-        Choice("auto", "kvm", "qemu"), "Virtualization type; `auto` takes the server's.", effect=CREATION, matches=same_virtualization, default="auto", example="auto"
+    architecture: Optional[str] = attribute(
+        Choice("x86_64", "aarch64", "i686"), "Processor architecture.", effect=CREATION, xpath="./os/type/@arch", default="the server's", example="x86_64"
     )
-    boot: Optional[tuple[str, ...]] = attribute(ListOf(Choice("disk", "cdrom", "network")), "Boot order by class; goes not with boot_index of a device.", effect=RESTART, example=["disk", "cdrom"])
+    virtualization: Optional[str] = attribute(
+        Choice("auto", "kvm", "qemu"),
+        "Virtualization type; `auto` takes the server's.",
+        effect=CREATION,
+        matches=same_virtualization,
+        default="auto",
+        example="auto",
+    )
+    boot: Optional[tuple[str, ...]] = attribute(
+        ListOf(Choice("disk", "cdrom", "network")), "Boot order by class; goes not with boot_index of a device.", effect=RESTART, example=["disk", "cdrom"]
+    )
     kernel: Optional[KernelSpec] = attribute(Object(KernelSpec), "Boot this kernel directly.", effect=RESTART, xpath="./os")
     disks: Optional[tuple[DiskSpec, ...]] = attribute(Objects(DiskSpec), "Disks, known by name; those not mentioned stay.")
     cdroms: Optional[tuple[CdromSpec, ...]] = attribute(Objects(CdromSpec, most=8), "CD-ROM drives, known by name; those not mentioned stay.", effect=RESTART)
@@ -82,12 +95,25 @@ class VmSpec:
     rng: Optional[bool] = attribute(Flag(), "A source of randomness.", effect=RESTART, default=True, example=True)
     watchdog: Optional[WatchdogSpec] = attribute(Object(WatchdogSpec), "A watchdog device.", effect=RESTART, xpath="./devices/watchdog")
     guest_agent: Optional[bool] = attribute(Flag(), "A channel for the QEMU guest agent.", effect=RESTART, default=True, example=True)
-    cloud_init: Optional[CloudInitSpec] = attribute(Object(CloudInitSpec), "What the guest's cloud-init is told; renewed when it changes, read by the guest at its next start.", effect=RESTART)
-    clock: Optional[str] = attribute(Choice("utc", "localtime"), "What the VM's clock is set to.", effect=RESTART, xpath="./clock/@offset", default="utc", example="utc")
-    on_poweroff: Optional[str] = attribute(Choice(*LIFECYCLE), "What happens when the guest powers off.", effect=RESTART, xpath="./on_poweroff", default="destroy", example="destroy")
-    on_reboot: Optional[str] = attribute(Choice(*LIFECYCLE), "What happens when the guest restarts.", effect=RESTART, xpath="./on_reboot", default="restart", example="restart")
+    cloud_init: Optional[CloudInitSpec] = attribute(
+        Object(CloudInitSpec), "What the guest's cloud-init is told; renewed when it changes, read by the guest at its next start.", effect=RESTART
+    )
+    clock: Optional[str] = attribute(
+        Choice("utc", "localtime"), "What the VM's clock is set to.", effect=RESTART, xpath="./clock/@offset", default="utc", example="utc"
+    )
+    on_poweroff: Optional[str] = attribute(
+        Choice(*LIFECYCLE), "What happens when the guest powers off.", effect=RESTART, xpath="./on_poweroff", default="destroy", example="destroy"
+    )
+    on_reboot: Optional[str] = attribute(
+        Choice(*LIFECYCLE), "What happens when the guest restarts.", effect=RESTART, xpath="./on_reboot", default="restart", example="restart"
+    )
     on_crash: Optional[str] = attribute(
-        Choice(*LIFECYCLE, "coredump-destroy", "coredump-restart"), "What happens when the guest crashes.", effect=RESTART, xpath="./on_crash", default="destroy", example="restart"
+        Choice(*LIFECYCLE, "coredump-destroy", "coredump-restart"),
+        "What happens when the guest crashes.",
+        effect=RESTART,
+        xpath="./on_crash",
+        default="destroy",
+        example="restart",
     )
     autostart: Optional[bool] = attribute(Flag(), "Start it with the server.", default=False, example=True)
     state: Optional[str] = attribute(
@@ -97,8 +123,12 @@ class VmSpec:
     )
     stop_timeout: Optional[int] = attribute(Integer(0, 86400), "Seconds the guest gets to shut down by itself.", compare=IGNORE, default=120, example=60)
     force_stop: Optional[bool] = attribute(Flag(), "Power it off when the guest did not shut down in time.", compare=IGNORE, default=False, example=True)
-    exact: Optional[bool] = attribute(Flag(), "Disks, CD-ROM drives and NICs that are not mentioned are taken away (files stay).", compare=IGNORE, default=False, example=False)
-    delete_disks: Optional[bool] = attribute(Flag(), "With state absent: delete the disks that Domus made for it, too.", compare=IGNORE, default=False, example=True)
+    exact: Optional[bool] = attribute(
+        Flag(), "Disks, CD-ROM drives and NICs that are not mentioned are taken away (files stay).", compare=IGNORE, default=False, example=False
+    )
+    delete_disks: Optional[bool] = attribute(
+        Flag(), "With state absent: delete the disks that Domus made for it, too.", compare=IGNORE, default=False, example=True
+    )
     adopted: Optional[bool] = attribute(Flag(), "It was not made by Domus and may be managed, and deleted, by it.", compare=IGNORE, example=True)
     generation: Optional[int] = attribute(
         Integer(0, 1 << 53), "The generation this specification was made from; refused when the VM has another.", compare=IGNORE, example=3

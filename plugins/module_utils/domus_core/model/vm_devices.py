@@ -21,10 +21,15 @@ class DiskSpec:
     name: str = attribute(Name(), "What the disk is known by in this VM.", required=True, example="root")
     repository: Optional[str] = attribute(Name(), "Where its virtual disk is made; left out: beside the template or image.", effect=CREATION, example="main")
     template: Optional[str] = attribute(Name(), "Make it from this template.", effect=CREATION, example="debian12")
-    image: Optional[str] = attribute(FileReference(), "Make it from this image, in the Templates folder of a repository.", effect=CREATION, example="main/debian-12.qcow2")
+    image: Optional[str] = attribute(
+        FileReference(), "Make it from this image, in the Templates folder of a repository.", effect=CREATION, example="main/debian-12.qcow2"
+    )
     virtual_disk: Optional[str] = attribute(FileReference(), "Use this virtual disk: repository/name.", effect=CREATION, example="main/data1")
     file: Optional[str] = attribute(
-        FileReference(deep=True), "Use this file as it lies, by its place in the repository's directory: for VMs that were adopted.", effect=CREATION, example="images/web1.qcow2"
+        FileReference(deep=True),
+        "Use this file as it lies, by its place in the repository's directory: for VMs that were adopted.",
+        effect=CREATION,
+        example="images/web1.qcow2",
     )
     clone: Optional[str] = attribute(
         Choice("thin", "sparse", "full"),
@@ -36,7 +41,9 @@ class DiskSpec:
     size: Optional[int] = attribute(Size(SECTOR, multiple=SECTOR), "Its size; it can grow, also while the VM runs, never shrink.", example="20GiB")
     format: Optional[str] = attribute(Choice("qcow2", "raw"), "Image format.", effect=CREATION, default="qcow2", xpath="./driver/@type", example="qcow2")
     sparse: Optional[bool] = attribute(Flag(), "Take room only as it is written.", effect=CREATION, default=True, example=True)
-    shareable: Optional[bool] = attribute(Flag(), "Other VMs may use it at the same time (raw only).", effect=RESTART, xpath="./shareable", default=False, example=False)
+    shareable: Optional[bool] = attribute(
+        Flag(), "Other VMs may use it at the same time (raw only).", effect=RESTART, xpath="./shareable", default=False, example=False
+    )
     read_only: Optional[bool] = attribute(Flag(), "The VM can not write to it.", effect=RESTART, xpath="./readonly", default=False, example=False)
     bus: Optional[str] = attribute(
         Choice("virtio", "scsi", "sata", "ide", "usb"), "How the VM sees it.", effect=RESTART, xpath="./target/@bus", default="virtio", example="virtio"
@@ -48,9 +55,15 @@ class DiskSpec:
         xpath="./driver/@cache",
         example="none",
     )
-    discard: Optional[str] = attribute(Choice("unmap", "ignore"), "Whether what the guest trims gives room back.", effect=RESTART, xpath="./driver/@discard", example="unmap")
+    discard: Optional[str] = attribute(
+        Choice("unmap", "ignore"), "Whether what the guest trims gives room back.", effect=RESTART, xpath="./driver/@discard", example="unmap"
+    )
     serial: Optional[str] = attribute(
-        Text(36, pattern=r"[A-Za-z0-9_.+ -]+", noun="a serial number"), "Serial number the VM sees.", effect=RESTART, xpath="./serial", example="web1-root"
+        Text(36, pattern=r"[A-Za-z0-9][A-Za-z0-9_.+ -]*", noun="a serial number"),
+        "Serial number the VM sees.",
+        effect=RESTART,
+        xpath="./serial",
+        example="web1-root",
     )
     boot_index: Optional[int] = attribute(BOOT_INDEX, "Place in the boot order.", effect=RESTART, xpath="./boot/@order", example=1)
 
@@ -70,9 +83,13 @@ class CdromSpec:
 
     name: str = attribute(Name(), "What the drive is known by in this VM.", required=True, example="cd")
     iso: Optional[str] = attribute(
-        Text(63, pattern=r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})?", noun="the name of an ISO, or empty"), "The ISO in it, by name; an empty string ejects.", example="debian12-netinst"
+        Text(63, pattern=r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})?", noun="the name of an ISO, or empty"),
+        "The ISO in it, by name; an empty string ejects.",
+        example="debian12-netinst",
     )
-    bus: Optional[str] = attribute(Choice("sata", "ide", "scsi", "usb"), "How the VM sees it.", effect=RESTART, xpath="./target/@bus", default="sata, or ide on machine pc", example="sata")
+    bus: Optional[str] = attribute(
+        Choice("sata", "ide", "scsi", "usb"), "How the VM sees it.", effect=RESTART, xpath="./target/@bus", default="sata, or ide on machine pc", example="sata"
+    )
     boot_index: Optional[int] = attribute(BOOT_INDEX, "Place in the boot order.", effect=RESTART, xpath="./boot/@order", example=2)
 
 
@@ -83,10 +100,17 @@ class NicSpec:
     name: str = attribute(Name(), "What the NIC is known by in this VM.", required=True, example="eth0")
     network: Optional[str] = attribute(Name(), "The network it is connected to.", example="lan")
     bridge: Optional[str] = attribute(INTERFACE, "A bridge of the server, instead of a network.", example="br0")
-    model: Optional[str] = attribute(Choice("virtio", "e1000", "e1000e", "rtl8139"), "How the VM sees it.", effect=RESTART, xpath="./model/@type", default="virtio", example="virtio")
-    mac: Optional[str] = attribute(MacAddress(), "Its MAC address; left out: derived from site, VM and NIC.", effect=RESTART, xpath="./mac/@address", example="52:54:00:12:34:56")
+    model: Optional[str] = attribute(
+        Choice("virtio", "e1000", "e1000e", "rtl8139"), "How the VM sees it.", effect=RESTART, xpath="./model/@type", default="virtio", example="virtio"
+    )
+    mac: Optional[str] = attribute(
+        MacAddress(), "Its MAC address; left out: derived from site, VM and NIC.", effect=RESTART, xpath="./mac/@address", example="52:54:00:12:34:56"
+    )
     filter: Optional[str] = attribute(
-        Text(63, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", noun="the name of a filter"), "libvirt network filter.", xpath="./filterref/@filter", example="clean-traffic"
+        Text(63, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", noun="the name of a filter"),
+        "libvirt network filter.",
+        xpath="./filterref/@filter",
+        example="clean-traffic",
     )
     link: Optional[str] = attribute(Choice("up", "down"), "Whether its cable is plugged in.", xpath="./link/@state", default="up", example="up")
     boot_index: Optional[int] = attribute(BOOT_INDEX, "Place in the boot order.", effect=RESTART, xpath="./boot/@order", example=3)
@@ -111,7 +135,9 @@ class TopologySpec:
 class KernelSpec:
     """A kernel that is booted directly, without the disks' boot loader."""
 
-    kernel: Optional[str] = attribute(FileReference(), "Kernel, in the Templates folder of a repository.", effect=RESTART, xpath="./kernel", required=True, example="main/vmlinuz")
+    kernel: Optional[str] = attribute(
+        FileReference(), "Kernel, in the Templates folder of a repository.", effect=RESTART, xpath="./kernel", required=True, example="main/vmlinuz"
+    )
     initrd: Optional[str] = attribute(FileReference(), "Its initial RAM disk.", effect=RESTART, xpath="./initrd", example="main/initrd.img")
     arguments: Optional[str] = attribute(Text(2000), "Its command line.", effect=RESTART, xpath="./cmdline", example="console=ttyS0")
 
@@ -131,7 +157,12 @@ class WatchdogSpec:
 
     model: Optional[str] = attribute(Choice("i6300esb", "ib700"), "The device.", effect=RESTART, xpath="./@model", default="i6300esb", example="i6300esb")
     action: Optional[str] = attribute(
-        Choice("reset", "shutdown", "poweroff", "pause", "none", "dump", "inject-nmi"), "What happens when the guest no longer feeds it.", effect=RESTART, xpath="./@action", default="reset", example="reset"
+        Choice("reset", "shutdown", "poweroff", "pause", "none", "dump", "inject-nmi"),
+        "What happens when the guest no longer feeds it.",
+        effect=RESTART,
+        xpath="./@action",
+        default="reset",
+        example="reset",
     )
 
 
@@ -139,8 +170,15 @@ class WatchdogSpec:
 class CloudInitSpec:
     """What the guest's cloud-init is told, as a NoCloud seed image."""
 
-    user_data: Optional[str] = attribute(SecretText(1 << 20, multiline=True), "user-data, as text.", effect=RESTART, secret=True, example="#cloud-config\npassword: secret\n")
-    meta_data: Optional[str] = attribute(
-        Text(1 << 16, multiline=True), "meta-data, as text; left out: instance-id (the UUID) and local-hostname (the name).", effect=RESTART, example="instance-id: web1\n"
+    user_data: Optional[str] = attribute(
+        SecretText(1 << 20, multiline=True), "user-data, as text.", effect=RESTART, secret=True, example="#cloud-config\npassword: secret\n"
     )
-    network_config: Optional[str] = attribute(SecretText(1 << 16, multiline=True), "network-config, as text.", effect=RESTART, secret=True, example="version: 2\n")
+    meta_data: Optional[str] = attribute(
+        Text(1 << 16, multiline=True),
+        "meta-data, as text; left out: instance-id (the UUID) and local-hostname (the name).",
+        effect=RESTART,
+        example="instance-id: web1\n",
+    )
+    network_config: Optional[str] = attribute(
+        SecretText(1 << 16, multiline=True), "network-config, as text.", effect=RESTART, secret=True, example="version: 2\n"
+    )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..errors import Conflict
-from ..model.fields import CREATION, IGNORE, LIVE, Field, Object, Objects, field_named, fields_of
-from ..model.secrets import Secret
+from ..model.fields import CREATION, IGNORE, LIVE, Field, Object, Objects, field_named, fields_of, once
 from .steps import Change
 
 NO_SKIP: frozenset[str] = frozenset()
+EMPTY = ("", ())
 
 
 def compare(wanted: Any, found: Any, *, exact: bool = False, skip: frozenset[str] = NO_SKIP, path: str = "") -> list[Change]:
@@ -27,17 +26,19 @@ def compare(wanted: Any, found: Any, *, exact: bool = False, skip: frozenset[str
         before = values.get(name)
         if value is None or name in skip or (name not in nested and value == before):
             continue
+        if before is None and value in EMPTY:
+            continue
         field = field_named(spec, name)
         if field.compare == IGNORE or (field.matches and before is not None and field.matches(value, before)):
             continue
         changes += _compare_field(field, value, before, exact=exact, skip=skip, path=f"{path}{name}")
     if exact:
-        changes += [change for name in _not_mentioned(spec, wanted, found) for change in _taken_away(name, getattr(found, name), path)]
+        changes += [change for field in _not_mentioned(spec, wanted, found) for change in _taken_away(field, getattr(found, field.name), path)]
     return changes
 
 
-@functools.lru_cache(maxsize=None)
-def _nested(spec: type) -> frozenset[str]:
+@once
+def _nested(spec: Any) -> frozenset[str]:
     """The fields that are compared inside: comparing them as a whole first is slow and rarely enough."""
     return frozenset(field.name for field in fields_of(spec) if isinstance(field.type, (Object, Objects)))
 
@@ -47,8 +48,7 @@ def _compare_field(field: Field, wanted: Any, found: Any, *, exact: bool, skip: 
     if isinstance(kind, Objects):
         return _compare_objects(field, wanted, found or (), exact=exact, skip=skip, path=path)
     if isinstance(kind, Object) and found is not None:
-        inner = [change for change in compare(wanted, found, exact=exact, skip=skip, path=f"{path}.")]
-        return [_weakest(change, field) for change in inner]
+        return compare(wanted, found, exact=exact, skip=skip, path=f"{path}.")
     if field.effect == CREATION:
         if found is None:
             return []
@@ -59,13 +59,6 @@ def _compare_field(field: Field, wanted: Any, found: Any, *, exact: bool, skip: 
             remedy=f"It is {found!r}: leave it so, or delete the object and make it again",
         )
     return [Change(path, found, wanted, field.effect)]
-
-
-def _weakest(change: Change, field: Field) -> Change:
-    """A change inside an object that needs a restart needs one, too."""
-    if change.effect == LIVE and field.effect != LIVE:
-        return Change(change.field, change.before, change.after, field.effect)
-    return change
 
 
 def _compare_objects(field: Field, wanted: tuple[Any, ...], found: tuple[Any, ...], *, exact: bool, skip: frozenset[str], path: str) -> list[Change]:
@@ -84,14 +77,12 @@ def _compare_objects(field: Field, wanted: tuple[Any, ...], found: tuple[Any, ..
     return changes
 
 
-def _not_mentioned(spec: type, wanted: Any, found: Any) -> list[str]:
-    return [
-        field.name for field in fields_of(spec) if isinstance(field.type, Objects) and getattr(wanted, field.name) is None and getattr(found, field.name)
-    ]
+def _not_mentioned(spec: type, wanted: Any, found: Any) -> list[Field]:
+    return [field for field in fields_of(spec) if isinstance(field.type, Objects) and getattr(wanted, field.name) is None and getattr(found, field.name)]
 
 
-def _taken_away(name: str, entries: tuple[Any, ...], path: str) -> list[Change]:
-    return [Change(f"{path}{name}[{entry.name}]", entry, None, LIVE) for entry in entries]
+def _taken_away(field: Field, entries: tuple[Any, ...], path: str) -> list[Change]:
+    return [Change(f"{path}{field.name}[{entry.name}]", entry, None, field.effect) for entry in entries]
 
 
 def creation(spec: Any) -> tuple[Change, ...]:
@@ -112,8 +103,10 @@ def waiting(defined: Any, running: Optional[Any], *, path: str = "") -> tuple[st
         return ()
     names: list[str] = []
     for field in fields_of(type(defined)):
-        ours, theirs = getattr(defined, field.name), getattr(running, field.name)
-        if ours == theirs or field.compare == IGNORE or isinstance(ours, Secret):
+        ours, theirs = (None if value in EMPTY else value for value in (getattr(defined, field.name), getattr(running, field.name)))
+        if ours == theirs or field.compare == IGNORE or field.effect == CREATION:
+            continue
+        if field.matches and ours is not None and theirs is not None and field.matches(ours, theirs):
             continue
         place = f"{path}{field.name}"
         if isinstance(field.type, Objects):

@@ -20,12 +20,14 @@ def new_vm(wanted: VmSpec, site: str, server: ServerState) -> VmSpec:
 
     Raises InvalidSpec when a NIC is connected to nothing.
     """
-    cpus = wanted.cpus or wanted.cpus_max or 1
+    layout = wanted.cpu_topology
+    product = (layout.sockets or 1) * (layout.cores or 1) * (layout.threads or 1) if layout else None
+    most = wanted.cpus_max or product or wanted.cpus or 1
     memory = wanted.memory or wanted.memory_max or DEFAULT_MEMORY
     architecture = wanted.architecture or (server.facts or {}).get("architecture") or "x86_64"
     values: dict[str, Any] = {
-        "cpus": cpus,
-        "cpus_max": wanted.cpus_max or cpus,
+        "cpus": wanted.cpus or most,
+        "cpus_max": most,
         "memory": memory,
         "memory_max": wanted.memory_max or memory,
         "firmware": "bios" if architecture != "aarch64" else "uefi",

@@ -10,7 +10,7 @@ from ..model.kind import is_absent
 from ..model.quantities import format_size
 from ..model.repository import VIRTUAL_DISKS
 from ..model.snapshot import Found
-from ..model.virtual_disk import VirtualDiskSpec, file_name
+from ..model.virtual_disk import VirtualDiskSpec, file_name, own_disk_name
 from ..model.vm_devices import DiskSpec
 from .comparison import compare, creation, deletion
 from .site_view import SiteView, guard_unused
@@ -51,9 +51,15 @@ def make_virtual_disk(view: SiteView, wanted: VirtualDiskSpec, owner: Optional[s
         raise InvalidSpec("is missing", field="size", remedy="An empty disk needs a size")
     least = source[1].size if source else 0
     if wanted.size is not None and wanted.size < least:
-        raise Conflict(f"is less than the {format_size(least)} of the image it is made from", field="size", value=format_size(wanted.size))
+        raise Conflict(
+            f"is less than the {format_size(least)} of the image it is made from",
+            field="size",
+            value=format_size(wanted.size),
+            remedy="Ask for at least that, or leave the size out",
+        )
     values = {**given(wanted), "size": wanted.size or least, "format": wanted.format or "qcow2"}
     values.pop("state", None)
+    values.pop("servers", None)
     if source is not None:
         values.setdefault("clone", "thin" if wanted.template and values["format"] == "qcow2" else "sparse")
     spec = make(VirtualDiskSpec, values)
@@ -78,8 +84,11 @@ def new_disk(view: SiteView, vm: str, uuid: str, disk: DiskSpec) -> tuple[DiskSp
         own, steps = _own_disk(view, vm, uuid, disk)
         found = {"file": _place_of(view, own), "format": own.format, "size": own.size, "repository": own.repository}
     if disk.format is not None and disk.format != found["format"]:
-        raise Conflict(f"the image is {found['format']}", field="format", value=disk.format)
+        raise Conflict(f"the image is {found['format']}", field="format", value=disk.format, remedy="Leave the format out, or convert the image")
     whole = merge(make(DiskSpec, {"name": disk.name, "bus": "virtio", **found}), make(DiskSpec, {k: v for k, v in given(disk).items() if k != "file"}))
+    found_vm = view.snapshot.find("vm", vm)
+    if found_vm is not None and any(one.file == whole.file for one in found_vm.spec.disks or ()):
+        raise Conflict("the VM has this disk already", field="virtual_disk" if disk.virtual_disk else "file", value=whole.file, remedy="Use it once")
     check_use(view, vm, whole)
     return whole, steps
 
@@ -91,9 +100,9 @@ def _own_disk(view: SiteView, vm: str, uuid: str, disk: DiskSpec) -> tuple[Virtu
         raise InvalidSpec("is missing", field="repository", remedy="Say in which repository the disk is to be made, or name a template")
     if view.required("repository", repository, "repository").adopted:
         raise Conflict("nothing is made in an adopted repository", field="repository", value=repository, remedy="Use another repository")
-    name = f"{vm}-{disk.name}"
+    name = own_disk_name(vm, disk.name)
     values = {field: getattr(disk, field) for field in CREATION_FIELDS if getattr(disk, field) is not None}
-    wanted = make(VirtualDiskSpec, {"name": name[:63], "repository": repository, **values})
+    wanted = make(VirtualDiskSpec, {"name": name, "repository": repository, **values})
     key = f"{repository}/{wanted.name}"
     if key in view.site.wanted("virtual_disk"):
         raise Conflict("the document has a virtual disk of the same name", field="name", value=key, remedy=f"Say virtual_disk: {key}, or use another name")
@@ -101,15 +110,17 @@ def _own_disk(view: SiteView, vm: str, uuid: str, disk: DiskSpec) -> tuple[Virtu
     if found is None:
         made = make_virtual_disk(view, wanted, uuid, f"vm {vm} needs it")
         return made.spec, [made]
-    return found.spec, _reuse(view, wanted, found, vm, uuid)
+    return found.spec, _reuse(view, wanted, found, (vm, disk.name, uuid))
 
 
-def _reuse(view: SiteView, wanted: VirtualDiskSpec, found: Found, vm: str, uuid: str) -> list[Step]:
+def _reuse(view: SiteView, wanted: VirtualDiskSpec, found: Found, user: tuple[str, str, str]) -> list[Step]:
     """A disk that a deleted VM of this name left behind, or that an interrupted apply made, is used again."""
+    vm, disk_name, uuid = user
     if found.state.owner != uuid:
         raise Conflict(
             f"the file of virtual disk {wanted.repository}/{wanted.name} exists and does not belong to vm {vm}",
             field="name",
+            value=disk_name,
             remedy="Use another disk name, name it as virtual_disk, or remove the file",
         )
     _refuse_shrinking(wanted.size, found.spec.size, "size")
@@ -141,13 +152,20 @@ def check_kept(view: SiteView, vm: str, wanted: DiskSpec, found: DiskSpec) -> No
 
 
 def check_use(view: SiteView, vm: str, disk: DiskSpec) -> None:
-    """Refuse a disk that another VM uses, unless both share it. Raises Conflict."""
+    """Refuse a disk that another VM uses or will use, unless both share it. Raises Conflict."""
     shares = bool(disk.shareable or disk.read_only)
-    for other, other_shares in view.disk_users.get(disk.file or "", {}).items():
+    users = view.disk_users.setdefault(disk.file or "", {})
+    for other, other_shares in users.items():
         if other != vm and not (shares and other_shares):
-            raise Conflict(f"is in use by vm {other}", field="file", value=disk.file, remedy="Take it away there first, or make it shareable in both VMs")
+            field = "virtual_disk" if disk.virtual_disk else "file"
+            raise Conflict(
+                f"is in use by vm {other}", field=field, value=getattr(disk, field), remedy="Take it away there first, or make it shareable in both VMs"
+            )
+    users[vm] = shares
 
 
 def _refuse_shrinking(wanted: Optional[int], found: Optional[int], field: str) -> None:
     if wanted is not None and found is not None and wanted < found:
-        raise Conflict(f"a disk can not shrink: it has {format_size(found)}", field=field, value=format_size(wanted), remedy="Ask for at least its present size")
+        raise Conflict(
+            f"a disk can not shrink: it has {format_size(found)}", field=field, value=format_size(wanted), remedy="Ask for at least its present size"
+        )

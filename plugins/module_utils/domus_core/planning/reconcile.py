@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Callable, Optional
 
-from ..errors import Conflict, DomusError, Refused
+from ..errors import Conflict, DomusError, InvalidSpec, Refused
 from ..model.document import Site
 from ..model.fields import LIVE, given, make, merge
 from ..model.identity import derived_uuid
@@ -36,7 +36,7 @@ def plan(site: Site, snapshot: Snapshot) -> Plan:
     """Return the steps that turn the snapshot into the site. Raises Refused, or the one error, when anything can not be done."""
     view = SiteView(site, snapshot)
     steps: list[Step] = []
-    problems: list[DomusError] = _double_macs(site)
+    problems: list[DomusError] = []
     for kind in KINDS:
         for key, wanted in site.wanted(kind.name).items():
             try:
@@ -56,16 +56,6 @@ def _ordered(steps: list[Step]) -> list[Step]:
     staying = [one for one in steps if (one.kind, one.key) not in deleted]
     ordered = sorted(leaving, key=lambda one: -rank[one.kind]) + sorted(staying, key=lambda one: rank[one.kind])
     return list({(one.action, one.kind, one.key): one for one in ordered}.values())
-
-
-def _double_macs(site: Site) -> list[DomusError]:
-    seen: dict[str, str] = {}
-    problems: list[DomusError] = []
-    for name, vm in site.wanted("vm").items():
-        for nic in (not is_absent(vm) and vm.nics) or ():
-            if nic.mac and seen.setdefault(nic.mac, name) != name:
-                problems.append(Conflict(f"vm {seen[nic.mac]} has the same MAC address", object=f"vm {name}", field=f"nics[{nic.name}].mac", value=nic.mac))
-    return problems
 
 
 def _plan_simple(kind: str, check: Callable[[SiteView, Any], None]) -> Callable[[SiteView, Any, Optional[Found]], list[Step]]:
@@ -94,7 +84,7 @@ def _check_repository(view: SiteView, wanted: Any) -> None:
         raise Conflict("is missing", field="path", remedy="A new repository needs its directory")
     for name, found in view.snapshot.all("repository"):
         if found.spec.path == wanted.path and view.future("repository", name):
-            raise Conflict(f"repository {name} has the same directory", field="path", value=wanted.path)
+            raise Conflict(f"repository {name} has the same directory", field="path", value=wanted.path, remedy="Use another directory, or that repository")
 
 
 def _check_image(folder: str) -> Callable[[SiteView, Any], None]:
@@ -115,19 +105,41 @@ def _plan_network(view: SiteView, wanted: Any, found: Optional[Found]) -> list[S
         state = values.pop("state", "active")
         spec = make(type(wanted), values)
         _refuse(spec)
+        if spec.subnet is None and spec.mode in ("nat", "routed"):
+            raise InvalidSpec("is missing", field="subnet", remedy=f"Mode {spec.mode} needs the subnet of the network")
         steps = [step(CREATE, "network", spec, changes=creation(spec), reason="it does not exist", uuid=uuid)]
         return steps + ([step(START, "network", spec, reason="it is to be active", uuid=uuid)] if state == "active" else [])
+    _refuse_other_mode(wanted, found.spec)
     changes = compare(wanted, found.spec, skip=frozenset({"state"}))
-    whole = merge(found.spec, wanted)
+    whole = merge(_with_new_subnet(wanted, found.spec), wanted)
     _refuse(whole)
     steps = [step(UPDATE, "network", whole, changes=tuple(changes), reason="it differs", uuid=uuid)] if changes else []
-    if wanted.state is not None and (wanted.state == "active") != found.state.active:
-        action = START if wanted.state == "active" else STOP
-        was = "active" if found.state.active else "inactive"
-        steps.append(step(action, "network", whole, reason=f"it is to be {wanted.state}", uuid=uuid, changes=(Change("state", was, wanted.state, LIVE),)))
+    # An apply that was broken off between making and starting it must be completed by the next one.
+    state = wanted.state or ("active" if found.state.made_by_domus else None)
+    was = "active" if found.state.active else "inactive"
+    if state not in (None, was):
+        action = START if state == "active" else STOP
+        steps.append(step(action, "network", whole, reason=f"it is to be {state}", uuid=uuid, changes=(Change("state", was, state, LIVE),)))
     if steps and not found.state.made_by_domus and not wanted.adopted:
         raise Conflict("exists and was not made by Domus", field="name", value=wanted.name, remedy="To let Domus manage it, write adopted: true")
     return steps
+
+
+def _refuse_other_mode(wanted: Any, found: Any) -> None:
+    if wanted.mode is not None and found.mode is not None and "bridge" in (wanted.mode, found.mode) and wanted.mode != found.mode:
+        raise Conflict(
+            f"a network of mode {found.mode} can not become one of mode {wanted.mode}",
+            field="mode",
+            value=wanted.mode,
+            remedy="Delete it and make it again, or make another",
+        )
+
+
+def _with_new_subnet(wanted: Any, found: Any) -> Any:
+    """What is found, without the gateway of a subnet that it is to leave."""
+    if wanted.subnet in (None, found.subnet) or wanted.gateway is not None:
+        return found
+    return make(type(found), {name: value for name, value in given(found).items() if name != "gateway"})
 
 
 def _delete_network(view: SiteView, wanted: Any, found: Optional[Found], uuid: str) -> list[Step]:
@@ -135,7 +147,9 @@ def _delete_network(view: SiteView, wanted: Any, found: Optional[Found], uuid: s
     if found is None:
         return []
     if not found.state.made_by_domus and not wanted.adopted:
-        raise Conflict("was not made by Domus, so Domus does not delete it", field="state", value="absent", remedy="To let Domus delete it, write adopted: true")
+        raise Conflict(
+            "was not made by Domus, so Domus does not delete it", field="state", value="absent", remedy="To let Domus delete it, write adopted: true"
+        )
     return [step(DELETE, "network", found.spec, reason="it is to be absent", uuid=uuid, changes=deletion())]
 
 

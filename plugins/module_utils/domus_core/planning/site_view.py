@@ -8,6 +8,7 @@ from typing import Any, Optional
 from ..errors import Conflict, NotFound
 from ..model.document import Site
 from ..model.fields import merge
+from ..model.identity import derived_uuid
 from ..model.kind import is_absent
 from ..model.repository import TEMPLATES, VIRTUAL_DISKS, RepositorySpec
 from ..model.snapshot import Found, ImageFile, Snapshot
@@ -15,7 +16,7 @@ from ..model.virtual_disk import file_name
 
 
 class SiteView:
-    """The wanted document laid over the snapshot. Nothing is read and nothing is changed."""
+    """The wanted document laid over the snapshot, and what was promised to VMs so far. Nothing is read."""
 
     def __init__(self, site: Site, snapshot: Snapshot) -> None:
         self.site = site
@@ -26,7 +27,7 @@ class SiteView:
         wanted = self.site.wanted(kind).get(key)
         found = self.snapshot.find(kind, key)
         if wanted is None:
-            return found.spec if found else None
+            return found.spec if found and (kind != "virtual_disk" or key not in self.leaving_disks) else None
         if is_absent(wanted):
             return None
         return merge(found.spec, wanted) if found else wanted
@@ -46,8 +47,10 @@ class SiteView:
         repository: RepositorySpec = self.required("repository", name, field)
         return reference if repository.adopted else f"{name}/{folder}/{rest}"
 
-    def image(self, reference: str, field: str, folder: str = TEMPLATES) -> tuple[str, ImageFile]:
-        """The place and the facts of an image that is to be used. Raises NotFound or Conflict."""
+    def image(self, reference: Optional[str], field: str, folder: str = TEMPLATES) -> tuple[str, ImageFile]:
+        """The place and the facts of an image that is to be used; None is that of an object which names none. Raises NotFound or Conflict."""
+        if reference is None:
+            raise NotFound("has no image", field=field, remedy="Say in the document which file it is: image: repository/file")
         place = self.place(reference, folder, field)
         return place, self.file(place, field)
 
@@ -57,7 +60,9 @@ class SiteView:
         if facts is None:
             raise NotFound("there is no such file in the repository", field=field, value=place, remedy="Put it there, or correct the name")
         if facts.problem:
-            raise Conflict(f"this image must not be used: {facts.problem}", field=field, value=place, remedy="Convert it to a self-contained image with qemu-img convert")
+            raise Conflict(
+                f"this image must not be used: {facts.problem}", field=field, value=place, remedy="Convert it to a self-contained image with qemu-img convert"
+            )
         return facts
 
     def source_of(self, spec: Any) -> Optional[tuple[str, ImageFile]]:
@@ -81,7 +86,7 @@ class SiteView:
 
     @functools.cached_property
     def disk_users(self) -> dict[str, dict[str, bool]]:
-        """Which VMs use a file now, and whether as shareable; VMs that the document deletes do not count."""
+        """Which VMs use a file now, or will, and whether as shareable; VMs that the document deletes do not count."""
         users: dict[str, dict[str, bool]] = {}
         for name, found in self.staying():
             for spec in (found.spec, found.running):
@@ -92,8 +97,51 @@ class SiteView:
 
     @functools.cached_property
     def mac_users(self) -> dict[str, str]:
-        """Which VM has a MAC address now; VMs that the document deletes do not count."""
+        """Which VM has a MAC address now, or gets it; VMs that the document deletes do not count."""
         return {nic.mac: name for name, found in self.staying() for nic in found.spec.nics or () if nic.mac}
+
+    @functools.cached_property
+    def uuids(self) -> dict[str, str]:
+        """Which VM has a UUID now."""
+        return {found.state.uuid: name for name, found in self.snapshot.all("vm")}
+
+    @functools.cached_property
+    def disks_of(self) -> dict[str, list[tuple[str, Found]]]:
+        """The virtual disks that Domus made for a VM, by its UUID."""
+        disks: dict[str, list[tuple[str, Found]]] = {}
+        for key, found in self.snapshot.all("virtual_disk"):
+            if found.state.made_by_domus and found.state.owner:
+                disks.setdefault(found.state.owner, []).append((key, found))
+        return disks
+
+    @functools.cached_property
+    def leaving_disks(self) -> frozenset[str]:
+        """The virtual disks that go with a VM that the document deletes: made for it, and needed by nothing else."""
+        leaving: set[str] = set()
+        for name, spec in self.site.wanted("vm").items():
+            if is_absent(spec) and spec.delete_disks:
+                found = self.snapshot.find("vm", name)
+                uuid = found.state.uuid if found else derived_uuid(self.site.name, "vm", name)
+                leaving.update(key for key, _ in self.disks_of.get(uuid, ()))
+        leaving -= {*self.site.wanted("virtual_disk"), *self.wanted_disks}
+        leaving -= {key for key in leaving if _place_of(self, key) in self.disk_users}
+        backing = {disk.state.backing for key, disk in self.snapshot.all("virtual_disk") if key not in leaving}
+        return frozenset(key for key in leaving if self.snapshot.objects["virtual_disk"][key].state.path not in backing)
+
+    @functools.cached_property
+    def wanted_disks(self) -> frozenset[str]:
+        """The virtual disks that VMs of the document name."""
+        staying = (spec for spec in self.site.wanted("vm").values() if not is_absent(spec))
+        return frozenset(disk.virtual_disk for spec in staying for disk in spec.disks or () if disk.virtual_disk)
+
+    @functools.cached_property
+    def backed(self) -> dict[str, list[str]]:
+        """The virtual disks that lie on an image, by its path, without those that the document deletes."""
+        disks: dict[str, list[str]] = {}
+        for key, found in self.snapshot.all("virtual_disk"):
+            if found.state.backing and self.future("virtual_disk", key) is not None:
+                disks.setdefault(found.state.backing, []).append(key)
+        return disks
 
     def staying(self) -> list[tuple[str, Found]]:
         """The VMs that are there now and are not deleted by the document."""
@@ -117,26 +165,32 @@ def _template_users(view: SiteView, key: str) -> list[str]:
     template = view.snapshot.find("template", key)
     users = [f"vm {name}" for name, spec in view.site.wanted("vm").items() if not is_absent(spec) and any(disk.template == key for disk in spec.disks or ())]
     path = template.state.path if template else None
-    return users + [f"virtual_disk {name}" for name, found in view.snapshot.all("virtual_disk") if path and found.state.backing == path]
+    return users + [f"virtual_disk {name}" for name in view.backed.get(path or "", ())]
 
 
 def _iso_users(view: SiteView, key: str) -> list[str]:
     return [f"vm {name}" for name, spec in view.future_vms() if any(drive.iso == key for drive in spec.cdroms or ())]
 
 
+def _place_of(view: SiteView, key: str) -> str:
+    spec = view.snapshot.objects["virtual_disk"][key].spec
+    return f"{spec.repository}/{VIRTUAL_DISKS}/{file_name(spec.name, spec.format or 'qcow2')}"
+
+
 def _disk_users(view: SiteView, key: str) -> list[str]:
     found = view.snapshot.find("virtual_disk", key)
-    place = f"{found.spec.repository}/{VIRTUAL_DISKS}/{file_name(found.spec.name, found.spec.format or 'qcow2')}" if found else ""
     path = found.state.path if found else None
-    users = [f"vm {name}" for name in view.disk_users.get(place, {})]
-    return users + [f"virtual_disk {other}" for other, disk in view.snapshot.all("virtual_disk") if path and disk.state.backing == path]
+    users = [f"vm {name}" for name in view.disk_users.get(_place_of(view, key), {})] if found else []
+    return users + [f"virtual_disk {other}" for other in view.backed.get(path or "", ())]
 
 
 def _repository_users(view: SiteView, key: str) -> list[str]:
     def inside(reference: Optional[str]) -> bool:
         return bool(reference) and str(reference).startswith(key + "/")
 
-    users = [f"{kind} {name}" for kind in ("template", "iso") for name, _ in view.snapshot.all(kind) if (spec := view.future(kind, name)) and inside(spec.image)]
+    users = [
+        f"{kind} {name}" for kind in ("template", "iso") for name, _ in view.snapshot.all(kind) if (spec := view.future(kind, name)) and inside(spec.image)
+    ]
     users += [f"virtual_disk {name}" for name, _ in view.snapshot.all("virtual_disk") if inside(name) and view.future("virtual_disk", name)]
     return users + [f"vm {name}" for name, spec in view.future_vms() if any(inside(disk.file) for disk in spec.disks or ())]
 

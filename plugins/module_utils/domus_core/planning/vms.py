@@ -9,17 +9,17 @@ from ..errors import Conflict, DomusError, InvalidSpec, NoCapacity, Unsupported
 from ..model.fields import LIVE, RESTART, given, make, merge
 from ..model.identity import derived_uuid
 from ..model.quantities import format_size
-from ..model.repository import VIRTUAL_DISKS
 from ..model.snapshot import Found
-from ..model.virtual_disk import file_name
 from ..model.vm import VmSpec, machine_family
 from .comparison import compare, creation, deletion
 from .defaults import new_cdrom, new_nic, new_vm
 from .disks import check_kept, new_disk
+from .live import effect_now
 from .site_view import SiteView
 from .steps import CREATE, DELETE, KILL, PAUSE, RESUME, START, STOP, SUSPEND, UPDATE, Change, Step, step
 
 NOT_RECORDED = frozenset({"adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server"})
+GROUPS = ("disks", "cdroms", "nics")
 TRANSITIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("stopped", "running"): (START,),
     ("stopped", "paused"): (START, PAUSE),
@@ -45,9 +45,11 @@ def plan_vm(view: SiteView, wanted: VmSpec, found: Optional[Found]) -> list[Step
 
 
 def _create(view: SiteView, wanted: VmSpec, uuid: str) -> list[Step]:
-    for name, other in view.snapshot.all("vm"):
-        if other.state.uuid == uuid:
-            raise Conflict(f"vm {name} has the UUID that belongs to this name", field="name", value=wanted.name, remedy=f"Rename {name} back, or use another name")
+    other = view.uuids.get(uuid)
+    if other is not None:
+        raise Conflict(
+            f"vm {other} has the UUID that belongs to this name", field="name", value=wanted.name, remedy=f"Rename {other} back, or use another name"
+        )
     if wanted.state == "suspended":
         raise InvalidSpec("only a running VM can be suspended", field="state", value="suspended", remedy="Make it with state running first")
     whole = new_vm(wanted, view.site.name, view.snapshot.server)
@@ -60,6 +62,7 @@ def _create(view: SiteView, wanted: VmSpec, uuid: str) -> list[Step]:
     values = {name: value for name, value in given(whole).items() if name != "disks"} | {"disks": tuple(disks)}
     whole = make(VmSpec, values)
     _check_references(view, whole, wanted)
+    _check_amounts(whole)
     _check_server(view, whole)
     _check_room(view, whole)
     record = recorded(whole, None, whole)
@@ -68,15 +71,19 @@ def _create(view: SiteView, wanted: VmSpec, uuid: str) -> list[Step]:
 
 
 def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Step]:
-    if wanted.generation is not None and wanted.generation != found.state.generation:
-        raise Conflict(
-            f"the VM has generation {found.state.generation}: somebody changed it since", field="generation", value=wanted.generation, remedy="Look at the VM, and make the change again"
-        )
     wanted = _raise_limits(wanted, found)
     complete, steps = _complete_devices(view, wanted, found, uuid)
-    changes = [_effect_now(change, found) for change in compare(complete, found.spec, exact=bool(wanted.exact), skip=frozenset({"state", "name"}))]
+    changes = [effect_now(change, found) for change in compare(complete, found.spec, exact=bool(wanted.exact), skip=frozenset({"state", "name"}))]
+    changes += [*_disconnected(complete, found), *_ordered_otherwise(complete, found)]
     if not (changes or steps or wanted.state not in (None, found.state.state)):
         return []
+    if changes and wanted.generation not in (None, found.state.generation):
+        raise Conflict(
+            f"the VM has generation {found.state.generation}: somebody changed it since",
+            field="generation",
+            value=wanted.generation,
+            remedy="Look at the VM, and make the change again",
+        )
     whole = _without(merge(found.spec, complete), changes)
     _check_references(view, whole, wanted)
     _check_server(view, whole)
@@ -87,9 +94,19 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
         record = recorded(complete, found.recorded, whole)
         steps.append(step(UPDATE, "vm", whole, changes=tuple(changes), reason="it differs", uuid=uuid, record=record))
     if (steps or transitions) and not found.state.managed and not wanted.adopted:
-        raise Conflict("exists and was not made by Domus", field="name", value=wanted.name, remedy="To let Domus manage it, write adopted: true; `adopt` writes such a document")
+        raise Conflict(
+            "exists and was not made by Domus",
+            field="name",
+            value=wanted.name,
+            remedy="To let Domus manage it, write adopted: true; `adopt` writes such a document",
+        )
     if (steps or transitions) and not found.state.persistent:
-        raise Conflict("is transient: libvirt keeps no definition of it", field="name", value=wanted.name, remedy="Make it persistent first: virsh dumpxml, then virsh define")
+        raise Conflict(
+            "is transient: libvirt keeps no definition of it",
+            field="name",
+            value=wanted.name,
+            remedy="Make it persistent first: virsh dumpxml, then virsh define",
+        )
     first = [one for one in transitions if one.action in ENDING] if wanted.state == "stopped" else []
     return [*(transitions if first else []), *steps, *([] if first else transitions)]
 
@@ -98,27 +115,22 @@ def _delete(view: SiteView, wanted: VmSpec, found: Optional[Found], uuid: str) -
     steps: list[Step] = []
     if found is not None:
         if not found.state.managed and not wanted.adopted:
-            raise Conflict("was not made by Domus, so Domus does not delete it", field="state", value="absent", remedy="To let Domus delete it, write adopted: true")
+            raise Conflict(
+                "was not made by Domus, so Domus does not delete it", field="state", value="absent", remedy="To let Domus delete it, write adopted: true"
+            )
         if found.state.state != "stopped":
             steps.append(step(KILL, "vm", found.spec, reason="it is to be absent", uuid=uuid))
         steps.append(step(DELETE, "vm", found.spec, reason="it is to be absent", uuid=uuid, changes=deletion(found.state.state)))
-    return steps + (_delete_disks(view, wanted.name, found, uuid) if wanted.delete_disks else [])
+    return steps + (_delete_disks(view, wanted.name, uuid) if wanted.delete_disks else [])
 
 
-def _delete_disks(view: SiteView, vm: str, found: Optional[Found], uuid: str) -> list[Step]:
-    used = {disk.file for disk in (found.spec.disks or ())} if found else set()
-    steps = []
-    for key, disk in view.snapshot.all("virtual_disk"):
-        place = f"{disk.spec.repository}/{VIRTUAL_DISKS}/{file_name(disk.spec.name, disk.spec.format or 'qcow2')}"
-        mine = disk.state.owner == uuid or place in used
-        asked = view.site.wanted("virtual_disk").get(key)
-        if mine and disk.state.made_by_domus and asked is None and not view.users("virtual_disk", key) and not _wanted_elsewhere(view, key, vm):
-            steps.append(step(DELETE, "virtual_disk", disk.spec, reason=f"vm {vm} is deleted with its disks", uuid=uuid, changes=deletion()))
-    return steps
-
-
-def _wanted_elsewhere(view: SiteView, key: str, vm: str) -> bool:
-    return any(disk.virtual_disk == key for name, spec in view.site.wanted("vm").items() if name != vm and spec.state != "absent" for disk in spec.disks or ())
+def _delete_disks(view: SiteView, vm: str, uuid: str) -> list[Step]:
+    """Only what was made for this VM, and only what nothing else uses or is to use."""
+    return [
+        step(DELETE, "virtual_disk", disk.spec, reason=f"vm {vm} is deleted with its disks", uuid=uuid, changes=deletion())
+        for key, disk in view.disks_of.get(uuid, ())
+        if key in view.leaving_disks
+    ]
 
 
 def _complete_devices(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> tuple[VmSpec, list[Step]]:
@@ -155,37 +167,52 @@ def _raise_limits(wanted: VmSpec, found: Found) -> VmSpec:
             continue
         chosen = getattr(found.recorded, most, None)
         if chosen is not None and chosen != getattr(found.recorded, now, None):
-            raise Conflict(f"is more than {most} {limit}", field=now, value=amount, remedy=f"Raise {most} as well; that takes effect at the next restart")
+            shown = format_size if now == "memory" else int
+            raise Conflict(
+                f"is more than {most} {shown(limit)}", field=now, value=shown(amount), remedy=f"Raise {most} as well; that takes effect at the next restart"
+            )
         values[most] = amount
     return make(VmSpec, values)
 
 
-def _effect_now(change: Change, found: Found) -> Change:
-    """Memory and vCPUs beyond the limits that are in force now wait for a restart."""
-    limit = {"memory": "memory_max", "cpus": "cpus_max"}.get(change.field)
-    running = found.running
-    if limit and running is not None and change.effect == LIVE and change.after > (getattr(running, limit) or 0):
-        return dataclasses.replace(change, effect=RESTART)
-    return change
+def _disconnected(wanted: VmSpec, found: Found) -> list[Change]:
+    """A NIC that moves from a network to a bridge, or back, leaves the one behind."""
+    known = {nic.name: nic for nic in found.spec.nics or ()}
+    return [
+        Change(f"nics[{nic.name}].{left}", getattr(known[nic.name], left), None, LIVE)
+        for nic in wanted.nics or ()
+        for taken, left in (("network", "bridge"), ("bridge", "network"))
+        if nic.name in known and getattr(nic, taken) is not None and getattr(known[nic.name], left) is not None
+    ]
+
+
+def _ordered_otherwise(wanted: VmSpec, found: Found) -> list[Change]:
+    """A VM boots by class or by device: the order that is asked for leaves the other one behind."""
+    if any(one.boot_index for group in GROUPS for one in getattr(wanted, group) or ()):
+        return [Change("boot", found.spec.boot, None, RESTART)] if found.spec.boot else []
+    members = [(group, one) for group in GROUPS for one in getattr(found.spec, group) or () if one.boot_index] if wanted.boot else []
+    return [Change(f"{group}[{one.name}].boot_index", one.boot_index, None, RESTART) for group, one in members]
 
 
 def _without(whole: VmSpec, changes: list[Change]) -> VmSpec:
-    """Take away the devices that the changes take away."""
+    """Take away the devices, the fields of devices and the boot order that the changes take away."""
     gone = {change.field for change in changes if change.after is None}
-    values = given(whole)
-    for group in ("disks", "cdroms", "nics"):
-        values[group] = tuple(one for one in values.get(group, ()) if f"{group}[{one.name}]" not in gone)
+    values = {name: value for name, value in given(whole).items() if name not in gone}
+    for group in GROUPS:
+        there = [one for one in values.get(group, ()) if f"{group}[{one.name}]" not in gone]
+        values[group] = tuple(make(type(one), {name: value for name, value in given(one).items() if f"{group}[{one.name}].{name}" not in gone}) for one in there)
     return make(VmSpec, values)
 
 
 def recorded(asked: VmSpec, before: Optional[VmSpec], whole: VmSpec) -> VmSpec:
-    """What is written down as asked for: what was, overlaid by what is asked now, without devices that are gone."""
+    """What is written down as asked for: what was, overlaid by what is asked now, without what is gone."""
     merged = merge(before, asked) if before is not None else asked
-    values = {name: value for name, value in given(merged).items() if name not in NOT_RECORDED}
-    for group in ("disks", "cdroms", "nics"):
-        there = {one.name for one in getattr(whole, group) or ()}
+    values = {name: value for name, value in given(merged).items() if name not in NOT_RECORDED and (name != "boot" or whole.boot is not None)}
+    for group in GROUPS:
+        kept = {one.name: given(one) for one in getattr(whole, group) or ()}
         if group in values:
-            values[group] = tuple(one for one in values[group] if one.name in there)
+            there = [one for one in values[group] if one.name in kept]
+            values[group] = tuple(make(type(one), {name: value for name, value in given(one).items() if name in kept[one.name]}) for one in there)
     return make(VmSpec, values)
 
 
@@ -195,7 +222,12 @@ def _run_state(spec: VmSpec, found: str, wanted: Optional[str], uuid: str, *, to
         return []
     actions = TRANSITIONS.get((found, wanted))
     if actions is None:
-        raise Conflict(f"a {found} VM can not become {wanted}", field="state", value=wanted, remedy="Start it first")
+        raise Conflict(
+            f"a {found} VM can not become {wanted}",
+            field="state",
+            value=wanted,
+            remedy="Start it first" if found == "stopped" else "Stop or start it by hand first",
+        )
     changes = () if told else (Change("state", found, wanted, LIVE),)
     return [
         step(action, "vm", spec, reason=f"it is {found} and is to be {wanted}", uuid=uuid, changes=() if position else changes)
@@ -209,8 +241,8 @@ def _check_references(view: SiteView, whole: VmSpec, wanted: VmSpec) -> None:
         if nic.network is not None:
             view.required("network", nic.network, f"{place}.network")
     for nic in whole.nics or ():
-        other = view.mac_users.get(nic.mac or "")
-        if other is not None and other != whole.name:
+        other = view.mac_users.setdefault(nic.mac, whole.name) if nic.mac else whole.name
+        if other != whole.name:
             raise Conflict(f"vm {other} has the same MAC address", field=f"nics[{nic.name}].mac", value=nic.mac, remedy="Give another MAC address")
     for drive in wanted.cdroms or ():
         if drive.iso:
@@ -233,7 +265,9 @@ def _check_server(view: SiteView, whole: VmSpec) -> None:
     server = view.snapshot.server
     if whole.virtualization and server.domain_types and whole.virtualization not in server.domain_types:
         offered = ", ".join(server.domain_types)
-        raise Unsupported(f"this server offers {offered}", field="virtualization", value=whole.virtualization, remedy="Use auto, or enable it in the server's firmware")
+        raise Unsupported(
+            f"this server offers {offered}", field="virtualization", value=whole.virtualization, remedy="Use auto, or enable it in the server's firmware"
+        )
     firmware = (server.facts or {}).get("firmware") or {}
     for name, needed in (("uefi", "uefi"), ("uefi-secure", "secure_boot")):
         if whole.firmware == name and firmware.get(needed) is False:
@@ -253,7 +287,12 @@ def _check_machine(whole: VmSpec, found: Found) -> None:
 def _check_room(view: SiteView, whole: VmSpec) -> None:
     memory = (view.snapshot.server.facts or {}).get("memory")
     if memory and (whole.memory or 0) > memory:
-        raise NoCapacity(f"the server has {format_size(memory)} of memory", field="memory", value=format_size(whole.memory or 0), remedy="Ask for less, or use a larger server")
+        raise NoCapacity(
+            f"the server has {format_size(memory)} of memory",
+            field="memory",
+            value=format_size(whole.memory or 0),
+            remedy="Ask for less, or use a larger server",
+        )
 
 
 def _located(call: Any, field: str) -> Any:

@@ -1,0 +1,45 @@
+"""`python -m tests.bench [--only NAME,NAME]`: measure against the peers, a line for each measurement as soon as it is done; see docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+from . import define, honest, planning, start, unchanged
+
+MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "define": define.measure,
+    "unchanged": unchanged.measure,
+    "honest": honest.measure,
+    "start": start.measure,
+    "plan": planning.measure,
+}
+
+
+def main() -> int:
+    """Run the measurements asked for; 0 whatever was measured, 1 when something could not be."""
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure Domus against its peers.")
+    parser.add_argument("--only", default=",".join(MEASUREMENTS), help="names of measurements, by commas")
+    names = [name for name in parser.parse_args().only.split(",") if name]
+    unknown = sorted(set(names) - set(MEASUREMENTS))
+    if unknown:
+        parser.error(f"no such measurement: {', '.join(unknown)}; there are {', '.join(MEASUREMENTS)}")
+    failed = False
+    for name in names:
+        try:
+            # Not /tmp: the QEMU of libvirtd must reach it.
+            with tempfile.TemporaryDirectory(prefix="domus-bench-", dir="/var/tmp") as directory:
+                for line in MEASUREMENTS[name](Path(directory)):
+                    print(line, flush=True)
+        except Exception as error:  # noqa: BLE001 - the others are measured all the same
+            print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            failed = True
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
