@@ -28,7 +28,7 @@ options:
   mode:
     description:
       - 'C(nat): VMs reach outside behind the server''s address; C(routed): with their own; C(isolated): only each other;
-        C(bridge): on a bridge that the server has.'
+        C(bridge): on a bridge of the server.'
       - A new object gets C(nat).
       - A change waits for the next restart.
     type: str

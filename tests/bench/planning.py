@@ -26,7 +26,9 @@ def measure(directory: Path) -> Iterator[str]:
         seconds.append(took)
         memory.append(most)
     changes = sum(text.startswith("~") for text in (directory / "plan.txt").read_text(encoding="utf-8").splitlines())
-    yield line("plan", median(seconds), None, f"memory={max(memory) >> 20}MiB", f"spread={spread(seconds)}", f"vms={VMS}", f"changes={changes}", "wanted<=2s,<=300MB")
+    yield line(
+        "plan", median(seconds), None, f"memory={max(memory) >> 20}MiB", f"spread={spread(seconds)}", f"vms={VMS}", f"changes={changes}", "wanted<=2s,<=300MB"
+    )
 
 
 def _plan(wanted: Path, snapshot: Path, output: Path) -> tuple[float, int]:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Callable
 
 import libvirt
-
 from domus_core.engine import WORKERS, Report, apply
 from domus_core.libvirt_driver.driver import SYSTEM, open_driver
 from domus_core.model.document import parse_document
 
 from .measuring import alternate, line, median, spread
 
-VMS, ROUNDS = 40, 5
+VMS, ROUNDS = 40, 3
 NAMES = [f"domus-bench-{os.getpid()}-{number:02}" for number in range(VMS)]
 # Nothing but a processor and memory: what is measured is who asks libvirt, and how.
 SMALL: dict[str, Any] = {"memory": "16MiB", "machine": "pc", "serial_console": False, "rng": False, "guest_agent": False}

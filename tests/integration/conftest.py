@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.lab import Lab, lab_in
-from tests.support.private_libvirtd import PrivateLibvirtd
+pytest.register_assert_rewrite("tests.support.lab")
+
+from tests.support.lab import Lab, lab_in  # noqa: E402
+from tests.support.private_libvirtd import PrivateLibvirtd  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab import Document, Lab
+from tests.support.lab import Document, Lab, remove
 
 from .test_faults import vm
 
@@ -36,8 +35,10 @@ def tiny(lab: Lab) -> Iterator[Path]:
 def emptied(lab: Lab, name: str, size: str) -> Iterator[Path]:
     root = lab.libvirtd.directory / name
     yield root
+    subprocess.run(["mount", "-o", "remount,rw", str(root)], check=True)
+    lab.clear()  # a QEMU that runs keeps the room of its images
     for path in root.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(path)
     lab.libvirtd.resize(name, size)
 
 

@@ -78,6 +78,19 @@ def test_a_stuck_qemu_holds_up_nobody_else(lab: Lab) -> None:
     assert lab.plan(change) == []
 
 
+def test_a_stuck_qemu_whose_disk_is_to_grow(lab: Lab) -> None:
+    document = two_vms(lab)
+    lab.succeed(document)
+    disks = [{"name": f"{entry['name']}-root", "repository": "main", "size": "2MiB"} for entry in document["vms"]]
+    change: Document = {"site": "fault", "virtual_disks": disks}
+    with stopped(lab, "fault-stuck"):
+        outcome = lab.work(change, limit=LIMIT)
+        told = {error["object"]: error["code"] for error in outcome["errors"]}
+        assert told == {"virtual_disk main/fault-stuck-root": "unreachable"}, outcome
+        assert [step for step in lab.plan(change) if "fault-free" in step] == [], "the other one was done"
+    lab.mend(change)
+
+
 def test_a_call_that_was_given_up_changes_nothing_later(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process that lives on, the abandoned work must not go on when the QEMU does: somebody else may hold the lock then."""
     document = two_vms(lab)

@@ -19,7 +19,8 @@ def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 NODE = """<node><domain type='test'><name>test</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os>
-<devices><disk type='file'><source file='{folder}/disk.img'/><target dev='vda' bus='virtio'/><iotune><total_iops_sec>9</total_iops_sec></iotune></disk></devices>
+<devices><disk type='file'><source file='{folder}/disk.img'/><target dev='vda' bus='virtio'/>
+<iotune><total_iops_sec>9</total_iops_sec></iotune></disk></devices>
 </domain></node>"""
 
 
@@ -58,7 +59,11 @@ def test_an_edited_document_is_planned_with_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_errors_are_one_line_without_traceback(tmp_path: Path) -> None:
-    for words in (["absent.yml", "absent.json"], ["adopt", "--uri", "nonsense:///"], ["adopt", "--uri", "test:///default", "--state-directory", "state", "unknown-vm"]):
+    for words in (
+        ["absent.yml", "absent.json"],
+        ["adopt", "--uri", "nonsense:///"],
+        ["adopt", "--uri", "test:///default", "--state-directory", "state", "unknown-vm"],
+    ):
         done = command(*words, folder=tmp_path)
         assert done.returncode == 1
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr

@@ -96,12 +96,20 @@ def test_what_runs_is_changed_live(machine: str, server: ServerUnderTest) -> Non
     server.vm(memory="48MiB", cpus=3, description="it <runs>", tags=["b"])
     assert server.xml().findtext("currentMemory") == str(48 << 10)  # what runs shows what its guest has given back
     assert live("vcpu/@current") == ["3"] and live("description/text()") == ["it <runs>"]
-    server.vm(disks=[{"name": "data", "repository": "main", "size": "1MiB", "format": "raw", "serial": "D"}, {"name": "scsi", "repository": "main", "size": "1MiB", "bus": "scsi"}])
+    server.vm(
+        disks=[
+            {"name": "data", "repository": "main", "size": "1MiB", "format": "raw", "serial": "D"},
+            {"name": "scsi", "repository": "main", "size": "1MiB", "bus": "scsi"},
+        ]
+    )
     server.vm(disks=[{"name": "thin", "template": "small", "cache": "none"}, {"name": "usb", "template": "small", "bus": "usb"}])
-    server.vm(nics=[{"name": "lan1", "network": OTHER}, {"name": "lan2", "network": LAN, "model": "e1000", "link": "down"}])
+    server.vm(nics=[{"name": "lan1", "network": OTHER}, {"name": "lan2", "network": LAN, "model": "e1000" if machine == "pc" else "e1000e", "link": "down"}])
     assert len(live("devices/disk[@device='disk']")) == 5 and len(live("devices/interface")) == 3
     server.vm(disks=[{"name": "root", "size": "2MiB"}, {"name": "data", "size": "3MiB"}])
-    assert {server.domain().blockInfo(live(f"devices/disk[source/@file='{server.image(name)}']/target/@dev")[0])[0] // MIB for name in (f"{server.name('vm')}-root.qcow2",)} == {2}
+    assert {
+        server.domain().blockInfo(live(f"devices/disk[source/@file='{server.image(name)}']/target/@dev")[0])[0] // MIB
+        for name in (f"{server.name('vm')}-root.qcow2",)
+    } == {2}
     server.vm(cdroms=[{"name": "cd", "iso": "cd2"}])
     assert live("devices/disk[@device='cdrom']/source/@file") == [str(server.main / "ISOs/2.iso")]
     server.vm(cdroms=[{"name": "cd", "iso": ""}])
@@ -130,6 +138,12 @@ def test_devices_are_taken_away_or_wait_for_the_guest(server: ServerUnderTest) -
     assert server.image(f"{server.name('vm')}-data.qcow2").exists(), "files stay"
 
 
+def test_conventional_pci_waits_on_q35(server: ServerUnderTest) -> None:
+    server.vm(**{**SMALL, "machine": "q35"}, state="running")
+    server.vm(nics=[{"name": "old", "network": LAN, "model": "rtl8139"}])
+    assert server.waiting() == {"nics[old]"}
+
+
 def test_fewer_vcpus_wait_where_taking_them_away_is_not_safe(server: ServerUnderTest) -> None:
     server.vm(**SMALL, cpus=3, cpus_max=4, state="running")
     server.vm(cpus=1)
@@ -146,7 +160,11 @@ def test_an_attachment_broken_off_is_completed(server: ServerUnderTest) -> None:
     server.vm(disks=[disk], nics=[nic])
     server.connection.defineXML(before)
     server.vm(disks=[disk], nics=[nic])
-    assert server.waiting() == set() and len(server.xml(flags=SECURE).findall("devices/disk")) == 2 and len(server.xml(flags=SECURE).findall("devices/interface")) == 1
+    assert (
+        server.waiting() == set()
+        and len(server.xml(flags=SECURE).findall("devices/disk")) == 2
+        and len(server.xml(flags=SECURE).findall("devices/interface")) == 1
+    )
     assert server.found().running is server.found().spec or server.found().running == server.found().spec
 
 
@@ -245,7 +263,22 @@ STATES = ("running", "paused", "suspended", "stopped")
 
 def test_every_run_state_leads_to_every_other(server: ServerUnderTest) -> None:
     server.vm(**SMALL, disks=[ROOT], state="running")
-    route = ["paused", "suspended", "running", "suspended", "paused", "running", "paused", "stopped", "paused", "running", "suspended", "stopped", "running", "stopped"]
+    route = [
+        "paused",
+        "suspended",
+        "running",
+        "suspended",
+        "paused",
+        "running",
+        "paused",
+        "stopped",
+        "paused",
+        "running",
+        "suspended",
+        "stopped",
+        "running",
+        "stopped",
+    ]
     for state in route:
         assert server.vm(state=state).state.state == state
     for state in ("suspended",):
@@ -298,7 +331,12 @@ def test_the_seed_is_renewed_and_nobody_else_reads_it(server: ServerUnderTest) -
     }
     for target in content.values():
         target.unlink()
-    told = [server.domain().XMLDesc(INACTIVE), server.domain().XMLDesc(SECURE), repr(server.found()), str(server.try_apply(vms=[{"name": server.name("vm")}]).as_dict())]
+    told = [
+        server.domain().XMLDesc(INACTIVE),
+        server.domain().XMLDesc(SECURE),
+        repr(server.found()),
+        str(server.try_apply(vms=[{"name": server.name("vm")}]).as_dict()),
+    ]
     readable = [path.read_bytes() for path in server.directory.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
     assert canary not in "".join(told) and canary.encode() not in b"".join(readable)
     server.apply(vms=[{"name": server.name("vm"), "state": "absent"}])

@@ -19,11 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins" / "module_utils"))
 
-from domus_core import engine  # noqa: E402
-from domus_core.errors import DomusError  # noqa: E402
-from domus_core.libvirt_driver import vm  # noqa: E402
-from domus_core.libvirt_driver.driver import open_driver  # noqa: E402
-from domus_core.model.document import parse_document  # noqa: E402
+from domus_core import engine
+from domus_core.errors import DomusError
+from domus_core.libvirt_driver import virtual_disk, vm
+from domus_core.libvirt_driver.driver import open_driver
+from domus_core.model.document import parse_document
 
 DRIVER = f"{os.sep}libvirt_driver{os.sep}"
 
@@ -63,6 +63,7 @@ class Deaths:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     deaths = Deaths(job)
     vm.STEP_LIMIT = job.get("limit", vm.STEP_LIMIT)
+    virtual_disk.GROW_LIMIT = job.get("limit", virtual_disk.GROW_LIMIT)
     try:
         site = parse_document(job["document"])
         driver = open_driver(job["uri"], job["state_directory"])

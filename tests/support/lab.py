@@ -85,12 +85,13 @@ class Lab:
     def succeed(self, document: Document, **job: Any) -> dict[str, Any]:
         """Apply in a process of its own, and fail if it does."""
         outcome = self.work(document, **job)
-        assert outcome.get("errors") == [], outcome.get("text", outcome)
+        assert outcome.get("errors") == [], outcome.get("text") or outcome["errors"]
         return outcome
 
     def mend(self, document: Document) -> None:
         """The next apply: everything becomes as wanted, and nothing half made is left."""
-        assert [str(error) for error in self.apply(document, patience=5).errors] == []
+        errors = [str(error) for error in self.apply(document, patience=5).errors]
+        assert errors == [], errors
         assert self.plan(document) == []
         self.assert_tidy()
 
@@ -109,7 +110,8 @@ class Lab:
 
     def assert_tidy(self) -> None:
         """Fail for every file that no object accounts for: half-made images, stray seeds, temporary files and folders."""
-        assert (self.files() | self._folders()) - self._accounted() == set()
+        left = (self.files() | self._folders()) - self._accounted()
+        assert not left, left
 
     def _folders(self) -> set[str]:
         known = {"VirtualDisks", "ISOs", "Templates", ".domus", "virtual_disk"}
@@ -123,7 +125,7 @@ class Lab:
     def _accounted(self) -> set[str]:
         with contextlib.closing(self.driver()) as driver:
             snapshot = driver.read(parse_document({}))
-        found = {"state/objects.lock", "state/capabilities.json", "state/virtualization.json"}
+        found = {"state/objects.lock", "state/capabilities.json", "state/kvm-probe.json"}
         found |= {f"main/{path.parent.name}/{path.name}" for folder in ("Templates", "ISOs") for path in (self.repository / folder).glob("[!.]*")}
         for kind in ("server", "network", "repository", "template", "iso"):
             found |= {f"state/objects/{kind}/{name}.json" for name, _ in snapshot.all(kind)}
@@ -153,7 +155,12 @@ class Lab:
         connection.close()
         for root in (self.state, self.repository, self.temporary):
             for path in root.iterdir() if root.is_dir() else ():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove(path)
+
+
+def remove(path: Path) -> None:
+    """Take away a file, or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextlib.contextmanager
@@ -165,5 +172,4 @@ def lab_in(libvirtd: PrivateLibvirtd, name: str) -> Iterator[Lab]:
     finally:
         lab.clear()
         for path in lab.directory.iterdir():
-            if not path.is_mount():
-                shutil.rmtree(path)
+            remove(path)

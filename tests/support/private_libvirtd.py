@@ -23,7 +23,7 @@ PARENT = Path("/var/tmp")
 PRIVATE = {"etc": "/etc/libvirt", "lib": "/var/lib/libvirt", "cache": "/var/cache/libvirt", "log": "/var/log/libvirt", "run": "/run"}
 SETTINGS = {
     "libvirtd.conf": 'unix_sock_group = "root"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n',
-    "qemu.conf": 'security_driver = "none"\ncgroup_controllers = []\n',
+    "qemu.conf": 'security_driver = "none"\ncgroup_controllers = []\nnamespaces = []\n',
     "virtlogd.conf": "",
 }
 PROGRAMS = {
@@ -34,7 +34,14 @@ PROGRAMS = {
     "dnsmasq": "dnsmasq-base",
 }
 # The first process reaps orphans, because it ignores SIGCHLD, and does nothing else.
-FIRST = 'set -e; mount -t sysfs sysfs /sys; ip link set lo up; while [ "$#" -gt 0 ]; do mount --bind "$1" "$2"; shift 2; done; exec env --ignore-signal=CHLD sleep infinity'
+# /dev/kvm is hidden, because it may be there and not work; then libvirt asks QEMU again and again.
+FIRST = """set -e
+[ ! -e /dev/kvm ] || mount --bind "$0" /dev/kvm
+mount -t sysfs sysfs /sys
+ip link set lo up
+while [ "$#" -gt 0 ]; do mount --bind "$1" "$2"; shift 2; done
+exec env --ignore-signal=CHLD sleep infinity
+"""
 PATIENCE = 30.0
 
 
@@ -124,15 +131,11 @@ class PrivateLibvirtd:
         for name, text in SETTINGS.items():
             (self.directory / "etc" / name).write_text(text)
         shutil.copytree("/etc/libvirt/nwfilter", self.directory / "etc" / "nwfilter")
-        # Saves the seconds in which libvirt asks QEMU what it can do.
-        known = Path("/var/cache/libvirt/qemu/capabilities")
-        if known.is_dir():
-            shutil.copytree(known, self.directory / "cache" / "qemu" / "capabilities")
 
     def _enter_namespaces(self) -> int:
         binds = [word for name, place in PRIVATE.items() for word in (str(self.directory / name), place)]
         namespaces = ("--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "sh", "-c", FIRST, "sh", *binds]
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "sh", "-c", FIRST, str(self.directory / "alive"), *binds]
         self._first = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd="/")
         found: list[int] = []
 

@@ -129,9 +129,9 @@ class Refused(DomusError):
 class _ShallowRepr(reprlib.Repr):
     """A repr that neither a deep, an endless nor an exploding value can exhaust."""
 
-    def repr_int(self, value: int, level: int) -> str:
+    def repr_int(self, x: int, level: int) -> str:
         """The number; beyond 64 bits only its size, since Python refuses to print the largest."""
-        return str(value) if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
+        return str(x) if x.bit_length() <= 64 else f"a number of {x.bit_length()} bits"
 
 
 _SHALLOW = _ShallowRepr()

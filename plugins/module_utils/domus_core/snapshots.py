@@ -68,7 +68,7 @@ class _Entries(Mapping[str, Found]):
     def __getitem__(self, key: str) -> Found:
         found = self._found.get(key)
         if found is None:
-            data, _ = _DECODER.raw_decode(self._text, self._places[key])
+            data, dummy = _DECODER.raw_decode(self._text, self._places[key])
             found = self._found[key] = found_from_dict(self._kind, data)
         return found
 

@@ -26,7 +26,7 @@ from domus_core.model.document import parse_document
 try:
     parse_document(load_document(eval(sys.argv[1])))
 except DomusError as error:
-    print(type(error).__name__, str(error)[:300], len(str(error.as_dict())) < 100_000)
+    print(type(error).__name__, str(error)[:300], len(str(error.as_dict())) < 100_000 and len(getattr(error, "errors", [])) <= 200)
 """
 
 

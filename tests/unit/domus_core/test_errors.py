@@ -9,6 +9,14 @@ import pytest
 from domus_core.errors import Conflict, DomusError, InvalidSpec, Refused, printable, shorten
 
 
+def exploding(depth: int) -> Any:
+    """A list that would be printed with ten to the power of `depth` values."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value] * 10
+    return value
+
+
 def nested(depth: int) -> Any:
     value: Any = []
     for _ in range(depth):
@@ -25,6 +33,7 @@ def nested(depth: int) -> Any:
         float("nan"),
         float("inf"),
         nested(100_000),
+        exploding(30),
         [[1] * 10**5] * 10**5,
         {"a": nested(5000)},
         {1: {2: {3: 4}}},

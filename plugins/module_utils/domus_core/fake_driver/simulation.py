@@ -54,10 +54,11 @@ def _running(found: Optional[Found], spec: VmSpec, step: Step, run_state: str) -
         return None
     if found is None or found.running is None:
         return spec
+    running: VmSpec = found.running
     if step.action in RUN_STATES:
-        return found.running
+        return running
     live = [change for change in step.changes if change.effect not in (RESTART, CREATION)]
-    running = with_changes(found.running, live)
+    running = with_changes(running, live)
     return spec if running == spec else running
 
 
@@ -124,7 +125,7 @@ def _registered(make_state: Any) -> Any:
 
 def _image_state(state: Any, folder: str) -> Any:
     def make_state(snapshot: Snapshot, spec: Any) -> Any:
-        name, _, rest = spec.image.partition("/")
+        name, rest = spec.image.split("/", 1)
         repository = snapshot.find("repository", name)
         return state(path=f"{repository.spec.path if repository else ''}/{folder}/{rest}")
 

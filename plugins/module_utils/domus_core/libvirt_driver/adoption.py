@@ -14,11 +14,11 @@ from ..errors import NotFound
 from ..model.document import DEFAULT_SITE, Site
 from ..model.field_types import Size
 from ..model.fields import Object, Objects, fields_of, given, make
+from ..model.quantities import format_size
 from ..model.repository import RepositorySpec
 from ..model.secrets import Digest
 from ..model.snapshot import Found
 from ..model.vm import VmSpec
-from ..model.quantities import format_size
 from .connection import libvirt, told
 from .driver import LibvirtDriver
 from .vm import name_devices
@@ -29,12 +29,14 @@ from .xml_fields import etree, get, parse
 # What libvirt or QEMU assign by themselves, or what says the same in other words
 ASSIGNED = re.compile(
     r"(uuid|id|metadata|resource|seclabel|iothreads|os/(loader|nvram|firmware|bootmenu|@firmware)|cpu(/@|/model/@|/topology/@dies)|vcpu/@placement|on_\w+"
-    r"|devices/(emulator|controller|input\[(mouse|keyboard)/ps2\]|memballoon|audio\[|video.*/(@vram|@ram|@vgamem|@heads|@primary|@max_outputs)))"
+    r"|devices$|devices/(emulator|controller(?!\[scsi)|input\[(mouse|keyboard)/ps2\]|memballoon|audio\[|video.*/(@vram|@ram|@vgamem|@heads|@primary|@max_outputs)))"
 )
 ASSIGNED_LEAVES = re.compile(
     r".*(/address|/alias|@index|/backingStore|/mirror|/target/@(dev|port|name|type)(\b|$)|/source/@(startupPolicy|index|portid|bridge|path|mode)"
     r"|/graphics.*@(port|autoport)|/listen|/target/model|/@tty|/driver/@name|/protocol|/script|/log|/@unit|/@model=virtio-transitional)"
 )
+# A device that has none of these is of a type that no document can say.
+SOURCES = {"disks": ("file",), "nics": ("network", "bridge")}
 
 
 def adopt(driver: LibvirtDriver, names: Optional[Sequence[str]] = None, site: str = DEFAULT_SITE) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def _name_of(path: str, position: int) -> str:
 def _document_of(vm: Found) -> dict[str, Any]:
     data = _plain(vm.spec)
     for group in ("disks", "cdroms", "nics"):
-        data[group] = [device for device in data.get(group, []) if group != "disks" or "file" in device]
+        data[group] = [device for device in data.get(group, []) if group not in SOURCES or any(source in device for source in SOURCES[group])]
         if not data[group]:
             data.pop(group)
     if data.get("virtualization") not in ("kvm", "qemu"):
@@ -120,7 +122,9 @@ def made_again(driver: LibvirtDriver, vm: Found, root: Any) -> Any:
     """The XML that Domus would make for this VM if it were made anew, with the devices where they are."""
     record = read_record(root) or VmRecord()
     name_devices(root, record)
-    spec = make(VmSpec, {**given(vm.spec), "disks": tuple(disk for disk in vm.spec.disks or () if disk.file and not disk.file.startswith("/"))})
+    disks = tuple(disk for disk in vm.spec.disks or () if disk.file and not disk.file.startswith("/"))
+    nics = tuple(nic for nic in vm.spec.nics or () if nic.network or nic.bridge)
+    spec = make(VmSpec, {**given(vm.spec), "disks": disks, "nics": nics})
     return new_domain(spec, vm.state.uuid, Writing(driver.known_places(), driver.known_isos(), record))
 
 

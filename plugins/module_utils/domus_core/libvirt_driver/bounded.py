@@ -28,7 +28,7 @@ def bounded(call: Callable[[], Any], seconds: float, what: str) -> Any:
     def run() -> None:
         try:
             outcome.append((call(), None))
-        except BaseException as error:  # noqa: BLE001 - handed to the caller below
+        except BaseException as error:
             outcome.append((None, error))
 
     thread = _Worker(target=run, daemon=True)

@@ -11,9 +11,11 @@ from ..errors import Busy, Conflict, DomusError, DriverError, NoCapacity, NotFou
 
 libvirt: Any
 try:
-    import libvirt
+    import libvirt as _bindings
 except ImportError:  # reported by `connect` with the package that is missing
     libvirt = None
+else:
+    libvirt = _bindings
 
 # https://libvirt.org/html/libvirt-virterror.html
 _KINDS: dict[str, type[DomusError]] = {

@@ -113,12 +113,12 @@ class LibvirtDriver:
 
     def known_places(self) -> Places:
         """Where things are, as far as the last reading and the registry tell."""
-        if self._places is None:
-            repositories = repository.read_repositories(self.registry, self._site)
-            places = repository.places_of(repositories, self._site)
-            self._remember(places, repository.read_images("iso", self.registry, places))
-        assert self._places is not None
-        return self._places
+        if self._places is not None:
+            return self._places
+        repositories = repository.read_repositories(self.registry, self._site)
+        places = repository.places_of(repositories, self._site)
+        self._remember(places, repository.read_images("iso", self.registry, places))
+        return places
 
     def _remember(self, places: Places, isos: dict[str, Found]) -> None:
         self._isos = {name: found.state.path for name, found in isos.items() if found.state.path}

@@ -141,7 +141,7 @@ class _Qcow2:
             self.refuse(f"has the unknown version {version}")
         if len(self.start) < _VERSION_3_LENGTH:
             self.refuse("is truncated")
-        incompatible, _, _, _, header_length = _VERSION_3.unpack_from(self.start, _VERSION_2_LENGTH)
+        incompatible, dummy, dummy, dummy, header_length = _VERSION_3.unpack_from(self.start, _VERSION_2_LENGTH)
         if incompatible & ~_KNOWN_INCOMPATIBLE:
             self.refuse(f"needs unknown features ({incompatible:#x})")
         if not _VERSION_3_LENGTH <= header_length <= self.cluster:

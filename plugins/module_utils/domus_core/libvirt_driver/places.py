@@ -20,7 +20,7 @@ class Places:
 
     def path(self, place: str) -> str:
         """The absolute path of a place. Raises NotFound when its repository is not known."""
-        name, _, rest = place.partition("/")
+        name, dummy, rest = place.partition("/")
         repository = self.repositories.get(name)
         if repository is None or not repository.path:
             raise NotFound("there is no repository of this name", field="repository", value=name)
@@ -35,7 +35,7 @@ class Places:
 
     def in_folder(self, reference: str, folder: str) -> str:
         """The absolute path of `repository/file`, a file in one of the repository's folders. Raises NotFound."""
-        name, _, rest = reference.partition("/")
+        name, dummy, rest = reference.partition("/")
         repository = self.repositories.get(name)
         return self.path(reference if repository is not None and repository.adopted else f"{name}/{folder}/{rest}")
 

@@ -29,7 +29,7 @@ def read_server(connection: Any, *, virtualization_setting: str, state_directory
     the NUMA cells are those of the first reading since the boot.
     """
     host, guests = _capabilities(connection, virtualization_setting, state_directory)
-    _, megabytes, cpus, _, cells, sockets, cores, threads = _call(connection.getInfo)
+    dummy, megabytes, cpus, dummy, cells, sockets, cores, threads = _call(connection.getInfo)
     return {
         "hostname": _call(connection.getHostname),
         **host,

@@ -21,7 +21,7 @@ LAST_LINES = 5
 LAST_CHARACTERS = 1000
 
 _FREE_SPACE = "Free some space there, or choose another repository."
-_NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded")
+_NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "exceeds free space on media")
 
 
 def run(argv: Sequence[str], *, timeout: float, input: bytes | None = None, what: str) -> str:

@@ -57,7 +57,7 @@ def _in_repository(repository: str, path: str) -> dict[str, Found]:
 
 def read_virtual_disk(places: Places, key: str) -> Optional[Found]:
     """One virtual disk, or None."""
-    repository, _, name = key.partition("/")
+    repository, name = key.split("/", 1)
     root = places.repositories.get(repository)
     if root is None:
         return None

@@ -145,18 +145,16 @@ class Vms:
             seed = make_seed(self._seed_folder(step.spec), step.key, step.uuid or "", step.spec.cloud_init, None)
             put_seed(root, seed, record)
         write_record(root, record)
-        try:
-            domain = self.connection.defineXML(serialize(root))
-        except libvirt.libvirtError:
-            remove_seed(seed)
-            raise
+        domain = self._define(root, seed)
+        if seed is not None:
+            self._tidy(domain)
         if step.spec.autostart:
             domain.setAutostart(1)
 
     def _update(self, domain: Any, step: Step, site: str) -> None:
         """Live first, the definition last: whatever interrupts this, planning again finds what is still to do."""
         root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
-        record = read_record(root) or VmRecord(site=site)
+        record, seed = read_record(root) or VmRecord(site=site), None
         name_devices(root, record)
         record.spec = step.record
         record.generation += 1
@@ -168,15 +166,23 @@ class Vms:
             self._grow_disks(step)
         change_domain(root, step.spec, step.changes, writing)
         if any(change.field.startswith("cloud_init") for change in step.changes):
-            before = _seed_path(root, record)
-            put_seed(root, make_seed(self._seed_folder(step.spec), step.key, step.uuid or "", step.spec.cloud_init, before), record)
+            seed = make_seed(self._seed_folder(step.spec), step.key, step.uuid or "", step.spec.cloud_init, _seed_path(root, record))
+            put_seed(root, seed, record)
         write_record(root, record)
         require_wanted()
-        domain = self.connection.defineXML(serialize(root))
+        domain = self._define(root, seed)
         if any(change.field == "autostart" for change in step.changes):
             domain.setAutostart(int(bool(step.spec.autostart)))
-        if not active:
+        if seed is not None or not active:
             self._tidy(domain)
+
+    def _define(self, root: Any, seed: Optional[str]) -> Any:
+        """Define a domain; when libvirt refuses, the seed image that was made for it goes."""
+        try:
+            return self.connection.defineXML(serialize(root))
+        except libvirt.libvirtError:
+            remove_seed(seed)
+            raise
 
     def _grow_disks(self, step: Step) -> None:
         disks = {f"disks[{disk.name}].size": disk for disk in step.spec.disks or ()}

@@ -14,7 +14,7 @@ from .bounded import require_wanted
 from .connection import libvirt, told, translate
 from .vm_reader import source_of, target_of
 from .vm_record import GROUPS, NAMESPACE, PREFIX, VmRecord, as_text, names_in, read_record
-from .vm_writer import Writing, device_element, edit_device, new_device
+from .vm_writer import Writing, add_scsi, device_element, edit_device, new_device
 from .xml_fields import etree, get, parse, serialize
 
 _PLACE = re.compile(r"(disks|cdroms|nics)\[([^\]]+)\](?:\.(.+))?")
@@ -84,6 +84,9 @@ def _change_device(domain: Any, group: str, name: str, inner: str, change: Chang
             domain.detachDeviceFlags(serialize(element), live)
     elif not inner:
         if element is None and not _is_attached(root, group, change.after, writing):
+            controller = add_scsi(root, change.after)
+            if controller is not None:
+                domain.attachDeviceFlags(serialize(controller), live)
             domain.attachDeviceFlags(serialize(new_device(root, group, change.after, writing)), live)
     elif element is not None and inner == "size":
         domain.blockResize(target_of(element), change.after, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)

@@ -19,7 +19,10 @@ STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6
 
 def run_state(domain: Any) -> str:
     """The run state of a domain, in Domus's words."""
-    state = STATES.get(domain.state()[0], "stopped")
+    number, reason = domain.state()
+    if (number, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP):
+        return "running"  # in a moment, whoever asked for it
+    state = STATES.get(number, "stopped")
     return "suspended" if state == "stopped" and domain.hasManagedSaveImage() else state
 
 
@@ -93,6 +96,6 @@ ACTIONS: dict[str, Callable[[Any, VmSpec], Any]] = {
     STOP: stop,
     KILL: lambda domain, spec: kill(domain),
     PAUSE: lambda domain, spec: domain.suspend(),
-    RESUME: lambda domain, spec: domain.resume(),
+    RESUME: lambda domain, spec: run_state(domain) == "paused" and domain.resume(),
     SUSPEND: lambda domain, spec: domain.managedSave(),
 }

@@ -37,7 +37,7 @@ def read_vm(root: Any, record: Optional[VmRecord], places: Places, isos: Mapping
     if root.find("cpu/topology") is not None:
         values["cpu_topology"] = make(TopologySpec, read_fields(root.find("cpu/topology"), TopologySpec))
     if root.find("os/kernel") is not None:
-        values["kernel"] = _kernel(root, record.spec and record.spec.kernel, places)
+        values["kernel"] = _kernel(root, record.spec.kernel if record.spec else None, places)
     values |= _devices(root.find("devices"), record, places, isos)
     for name in ONLY_RECORDED:
         values[name] = getattr(record.spec, name) if record.spec else None

@@ -72,7 +72,9 @@ def as_text(record: VmRecord) -> str:
 def names_in(live_root: Any, record: VmRecord) -> dict[str, dict[str, str]]:
     """The names of the devices that run: those that their own record gives, else those of the definition's."""
     own = read_record(live_root)
-    there = {get(one, "./target/@dev") for one in live_root.iterfind("devices/disk")} | {get(one, "./mac/@address") for one in live_root.iterfind("devices/interface")}
+    there = {get(one, "./target/@dev") for one in live_root.iterfind("devices/disk")} | {
+        get(one, "./mac/@address") for one in live_root.iterfind("devices/interface")
+    }
     named: dict[str, dict[str, str]] = {}
     for group in GROUPS:
         named[group] = {name: mark for name, mark in (own.devices.get(group, {}) if own else {}).items() if mark in there}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from string import ascii_lowercase
 from typing import Any, Callable, Optional
 
 from ..model.fields import field_named
@@ -20,7 +21,8 @@ from .xml_fields import add, ensure, etree, get, mapped, put, write_field, write
 
 PREFIXES = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
 SEED_TARGET = "vdz"
-SPARE_PORTS = 8
+# Beside disks and NICs these take a PCI Express port: USB, virtio-serial, balloon, RNG, SCSI, the cloud-init seed.
+OWN_PORTS, SPARE_PORTS = 6, 6
 _PLACE = re.compile(r"(disks|cdroms|nics)\[([^\]]+)\](?:\.(.+))?")
 
 
@@ -47,14 +49,16 @@ def new_domain(spec: VmSpec, uuid: str, writing: Writing) -> Any:
     devices = add(root, "devices")
     if "q35" in (spec.machine or ""):
         add(devices, "controller", type="pci", index="0", model="pcie-root")
-        for index in range(SPARE_PORTS):
+        for index in range(OWN_PORTS + len(spec.disks or ()) + len(spec.nics or ()) + SPARE_PORTS):
             add(devices, "controller", type="pci", index=str(index + 1), model="pcie-root-port")
     for name in SPECIAL:
         if getattr(spec, name) is not None:
             SPECIAL[name](root, spec, writing)
     for disk in spec.disks or ():
+        add_scsi(root, disk)
         devices.append(disk_element(disk, root, writing))
     for drive in spec.cdroms or ():
+        add_scsi(root, drive)
         devices.append(cdrom_element(drive, root, writing))
     for nic in spec.nics or ():
         devices.append(nic_element(nic, writing))
@@ -77,7 +81,7 @@ def change_domain(root: Any, spec: VmSpec, changes: tuple[Change, ...], writing:
 
 def _one_boot_order(root: Any, *, by_class: bool) -> None:
     """libvirt takes an order by class or by device, not both: the one asked for last stays."""
-    by_device = [boot for boot in root.iterfind("devices/*/boot")]
+    by_device = list(root.iterfind("devices/*/boot"))
     for boot in by_device if by_class else root.findall("os/boot") if by_device else ():
         boot.getparent().remove(boot)
 
@@ -89,10 +93,18 @@ def _change_device(root: Any, group: str, name: str, inner: Optional[str], chang
             element.getparent().remove(element)
             writing.record.devices.get(group, {}).pop(name, None)
         if change.after is not None:
+            add_scsi(root, change.after)
             root.find("devices").append(new_device(root, group, change.after, writing))
     elif element is not None:
         device = next(one for one in getattr(spec, group) if one.name == name)
         edit_device(element, device, inner, writing)
+
+
+def add_scsi(root: Any, device: Any) -> Optional[Any]:
+    """Give the domain the controller that its first SCSI disk needs, and return it; libvirt's own choice, lsilogic, is for old guests only."""
+    if getattr(device, "bus", None) != "scsi" or root.find("devices/controller[@type='scsi']") is not None:
+        return None
+    return add(root.find("devices"), "controller", type="scsi", index="0", model="virtio-scsi")
 
 
 def new_device(root: Any, group: str, device: Any, writing: Writing) -> Any:
@@ -120,7 +132,9 @@ def edit_device(element: Any, device: Any, inner: str, writing: Writing) -> None
 
 def _move(element: Any, device: Any, writing: Writing) -> None:
     """Put a disk or CD-ROM drive on another bus: it gets another target, since libvirt derives addresses from targets."""
-    target = _free_target(device.bus, element.getroottree().getroot(), writing.record)
+    root = element.getroottree().getroot()
+    add_scsi(root, device)
+    target = _free_target(device, device.bus, root, writing.record)
     put(element, "./target/@dev", target)
     put(element, "./target/@bus", device.bus)
     put(element, "./address", None)
@@ -151,7 +165,7 @@ def disk_element(disk: DiskSpec, root: Any, writing: Writing) -> Any:
         element.set("type", "block")
         source.attrib.pop("file")
         source.set("dev", path)
-    target = writing.record.devices.get("disks", {}).get(disk.name) or _free_target(disk.bus or "virtio", root, writing.record)
+    target = writing.record.devices.get("disks", {}).get(disk.name) or _free_target(disk, disk.bus or "virtio", root, writing.record)
     add(element, "target", dev=target, bus=disk.bus)
     for field in mapped(DiskSpec):
         value = getattr(disk, field.name)
@@ -165,7 +179,7 @@ def cdrom_element(drive: CdromSpec, root: Any, writing: Writing) -> Any:
     """The element of a new CD-ROM drive."""
     element = etree.Element("disk", type="file", device="cdrom")
     add(element, "driver", name="qemu", type="raw")
-    target = writing.record.devices.get("cdroms", {}).get(drive.name) or _free_target(drive.bus or "sata", root, writing.record)
+    target = writing.record.devices.get("cdroms", {}).get(drive.name) or _free_target(drive, drive.bus or "sata", root, writing.record)
     add(element, "target", dev=target, bus=drive.bus)
     add(element, "readonly")
     write_fields(element, drive)
@@ -198,12 +212,12 @@ def _connect(element: Any, nic: NicSpec) -> None:
     element.insert(0, etree.Element("source", {kind: getattr(nic, kind)}))
 
 
-def _free_target(bus: str, root: Any, record: VmRecord) -> str:
+def _free_target(device: Any, bus: str, root: Any, record: VmRecord) -> str:
+    """A target that nothing has: the device's own name if it is one, as with adopted VMs, else the first."""
     taken = {target_of(disk) for disk in root.iterfind("devices/disk")} | {SEED_TARGET}
     taken |= set(record.devices.get("disks", {}).values()) | set(record.devices.get("cdroms", {}).values())
-    prefix = PREFIXES[bus]
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    names = [prefix + one for one in letters] + [prefix + one + two for one in letters for two in letters]
+    names = [device.name] if re.fullmatch(PREFIXES[bus] + "[a-z]{1,2}", device.name) else []
+    names += [PREFIXES[bus] + one for one in ascii_lowercase] + [PREFIXES[bus] + one + two for one in ascii_lowercase for two in ascii_lowercase]
     return next(name for name in names if name not in taken)
 
 

@@ -55,7 +55,7 @@ def canonical(element: Any) -> bytes:
     return bytes(etree.tostring(element, method="c14n"))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _split(xpath: str) -> tuple[tuple[str, ...], Optional[str]]:
     """`./a/b/@c` as (("a", "b"), "c")."""
     parts = [part for part in xpath.split("/") if part != "."]

@@ -44,7 +44,8 @@ class Field:
 
 def attribute(type: FieldType, doc: str, **rest: Any) -> Any:
     """Declare an attribute of a kind; see Field for what `rest` may say. Its value is None until given."""
-    return dataclasses.field(default=None, metadata={"field": Field(name="", type=type, doc=doc, **rest)})
+    metadata = {"field": Field(name="", type=type, doc=doc, **rest)}
+    return dataclasses.field(default=None, metadata=metadata)  # pylint: disable=invalid-field-call
 
 
 def once(function: Callable[[Any], Result]) -> Callable[[Any], Result]:
@@ -240,12 +241,17 @@ def plain(value: Any, *, mask: bool = True) -> Any:
 
 def restore(spec: type[SpecType], data: Mapping[str, Any]) -> SpecType:
     """Return the instance that `plain(..., mask=False)` was made of; unknown keys of a newer version are dropped."""
-    table = _by_name(spec)
-    values = {table[name].name: entry for name, entry in data.items() if name in table and entry is not None}
+    names = _names(spec)
+    values = {names[name]: entry for name, entry in data.items() if name in names and entry is not None}
     for name, restore_value in _restorers(spec):
         if name in values:
             values[name] = restore_value(values[name])
     return make(spec, values)
+
+
+@once
+def _names(spec: Any) -> dict[str, str]:
+    return {field.name: field.name for field in fields_of(spec)}
 
 
 @once

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any
+from typing import Any, Optional
 
 from ..errors import InvalidSpec
 
@@ -18,13 +19,19 @@ def parse_size(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:
-        match = _PATTERN.fullmatch(value) if isinstance(value, str) else None
-        if not match:
+        written = _written_size(value) if isinstance(value, str) and len(value) < 32 else None
+        if written is None:
             raise InvalidSpec("is not a size", value=value, remedy="Write bytes, or a number with KiB, MiB, GiB or TiB")
-        size = int(match[1]) * UNITS.get(match[2] or "", 1)
+        size = written
     if not 0 <= size <= LARGEST:
         raise InvalidSpec(f"is not between 0 and {LARGEST} bytes", value=value)
     return size
+
+
+@functools.lru_cache(maxsize=1024)
+def _written_size(text: str) -> Optional[int]:
+    match = _PATTERN.fullmatch(text)
+    return int(match[1]) * UNITS.get(match[2] or "", 1) if match else None
 
 
 def format_size(size: int) -> str:

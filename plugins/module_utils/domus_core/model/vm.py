@@ -141,9 +141,10 @@ class VmSpec:
             return problems
         if self.delete_disks:
             problems.append(InvalidSpec("goes only with state absent", field="delete_disks", value=True))
-        if self.boot and any(device.boot_index for device in self._devices()):
+        order = [device.boot_index for device in self._devices() if device.boot_index]
+        if self.boot and order:
             problems.append(InvalidSpec("goes not together with boot_index of a device", field="boot", remedy="Order by class or by device"))
-        for name, values in (("boot_index", [device.boot_index for device in self._devices()]), ("mac", [nic.mac for nic in self.nics or ()])):
+        for name, values in (("boot_index", order), ("mac", [nic.mac for nic in self.nics or () if nic.mac])):
             for value in _twice(values):
                 problems.append(InvalidSpec(f"two devices have the same {name}", field=name, value=value))
         taken = [disk.name for disk in self.disks or ()] + [drive.name for drive in self.cdroms or ()]
@@ -179,8 +180,7 @@ class VmState:
 
 
 def _twice(values: list[Any]) -> list[Any]:
-    given = [value for value in values if value is not None]
-    return [value for value in dict.fromkeys(given) if given.count(value) > 1]
+    return [value for value in dict.fromkeys(values) if values.count(value) > 1] if len(set(values)) < len(values) else []
 
 
 VM_KIND = Kind("vm", "vms", VmSpec, VmState, POOL, "A virtual machine.")

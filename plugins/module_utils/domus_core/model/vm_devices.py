@@ -70,10 +70,9 @@ class DiskSpec:
     def check(self) -> list[InvalidSpec]:
         """The ways in which the fields contradict each other."""
         problems = source_problems(self, ("template", "image", "virtual_disk", "file"))
-        existing = self.virtual_disk or self.file
-        for name in ("repository", "clone", "sparse"):
-            if existing and getattr(self, name) is not None:
-                problems.append(InvalidSpec("goes only with a disk that is made for this VM", field=name))
+        if self.virtual_disk or self.file:
+            given = [name for name in ("repository", "clone", "sparse") if getattr(self, name) is not None]
+            problems += [InvalidSpec("goes only with a disk that is made for this VM", field=name) for name in given]
         return problems
 
 

@@ -86,11 +86,17 @@ def new_disk(view: SiteView, vm: str, uuid: str, disk: DiskSpec) -> tuple[DiskSp
     if disk.format is not None and disk.format != found["format"]:
         raise Conflict(f"the image is {found['format']}", field="format", value=disk.format, remedy="Leave the format out, or convert the image")
     whole = merge(make(DiskSpec, {"name": disk.name, "bus": "virtio", **found}), make(DiskSpec, {k: v for k, v in given(disk).items() if k != "file"}))
-    found_vm = view.snapshot.find("vm", vm)
-    if found_vm is not None and any(one.file == whole.file for one in found_vm.spec.disks or ()):
+    if vm in view.disk_users.get(whole.file or "", {}) and not _is_left_over(view.snapshot.find("vm", vm), whole):
         raise Conflict("the VM has this disk already", field="virtual_disk" if disk.virtual_disk else "file", value=whole.file, remedy="Use it once")
     check_use(view, vm, whole)
     return whole, steps
+
+
+def _is_left_over(vm: Optional[Found], disk: DiskSpec) -> bool:
+    """Is the disk only in what runs: from an apply that was broken off, or because the guest did not let it go?"""
+    if vm is None or vm.running is None:
+        return False
+    return all(one.file != disk.file for one in vm.spec.disks or ()) and any(one.file == disk.file for one in vm.running.disks or ())
 
 
 def _own_disk(view: SiteView, vm: str, uuid: str, disk: DiskSpec) -> tuple[VirtualDiskSpec, list[Step]]:

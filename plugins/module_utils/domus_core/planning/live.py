@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 from ..model.fields import LIVE, RESTART, given, make
 from ..model.snapshot import Found
+from ..model.vm import machine_family
 from ..model.vm_devices import DiskSpec, NicSpec
 from .comparison import waiting
 from .steps import CREATE, DELETE, KILL, STOP, UPDATE, Change, Step
 
 NOT_IN_SAVED_STATE = frozenset({"description", "tags", "autostart", "memory"})
 NOT_PLUGGABLE = ("ide", "sata")
+CONVENTIONAL_PCI = ("e1000", "rtl8139")
 ENDS = frozenset({STOP, KILL, DELETE, CREATE})
 _PLACE = re.compile(r"(\w+)(?:\[([^\]]*)\])?(?:\.(.+))?")
 
@@ -27,18 +29,23 @@ def effect_now(change: Change, found: Found) -> Change:
 
 
 def _waits(change: Change, found: Found) -> bool:
-    """A saved state keeps its devices; IDE and SATA disks can not be plugged; memory and vCPUs have limits that are in force."""
+    """A saved state keeps its devices; some devices can not be plugged; memory and vCPUs have limits that are in force."""
     if found.state.state == "suspended":
         return change.field not in NOT_IN_SAVED_STATE and not change.field.endswith(".size")
     device = change.after if change.before is None else change.before
     if isinstance(device, (DiskSpec, NicSpec)):
-        return getattr(device, "bus", None) in NOT_PLUGGABLE or (change.before is None and device.boot_index is not None)
+        return getattr(device, "bus", None) in NOT_PLUGGABLE or (change.before is None and _is_for_the_start(device, found.running))
     limit = {"memory": "memory_max", "cpus": "cpus_max"}.get(change.field)
     if limit is None:
         return False
     # QEMU's emulation (TCG, seen in 7.2) corrupts its memory when a vCPU is unplugged, and the VM crashes at the next plug
     unsafe = change.field == "cpus" and found.spec.virtualization == "qemu" and change.after < found.running.cpus
     return bool(unsafe or change.after > (getattr(found.running, limit) or 0))
+
+
+def _is_for_the_start(device: Any, running: Any) -> bool:
+    """A place in the boot order is read at the start, and a q35 machine has no free slot of conventional PCI."""
+    return device.boot_index is not None or (getattr(device, "model", None) in CONVENTIONAL_PCI and machine_family(running.machine or "") == "pc-q35")
 
 
 def waiting_now(found: Found) -> tuple[str, ...]:

@@ -36,14 +36,14 @@ class SiteView:
         """The specification an object will have. Raises NotFound, told which field asked for it."""
         spec = self.future(kind, key)
         if spec is None:
-            known = sorted({*self.site.wanted(kind), *(key for key, _ in self.snapshot.all(kind))})
+            known = sorted({*self.site.wanted(kind), *(key for key, dummy in self.snapshot.all(kind))})
             remedy = f"Known: {', '.join(known[:10])}" if known else f"Add it to the document, or make the {kind.replace('_', ' ')} first"
             raise NotFound(f"there is no {kind.replace('_', ' ')} of this name", field=field, value=key, remedy=remedy)
         return spec
 
     def place(self, reference: str, folder: str, field: str) -> str:
         """`repository/file` as `repository/folder/file`; in an adopted repository files lie where they lie."""
-        name, _, rest = reference.partition("/")
+        name, dummy, rest = reference.partition("/")
         repository: RepositorySpec = self.required("repository", name, field)
         return reference if repository.adopted else f"{name}/{folder}/{rest}"
 
@@ -122,7 +122,7 @@ class SiteView:
             if is_absent(spec) and spec.delete_disks:
                 found = self.snapshot.find("vm", name)
                 uuid = found.state.uuid if found else derived_uuid(self.site.name, "vm", name)
-                leaving.update(key for key, _ in self.disks_of.get(uuid, ()))
+                leaving.update(key for key, dummy in self.disks_of.get(uuid, ()))
         leaving -= {*self.site.wanted("virtual_disk"), *self.wanted_disks}
         leaving -= {key for key in leaving if _place_of(self, key) in self.disk_users}
         backing = {disk.state.backing for key, disk in self.snapshot.all("virtual_disk") if key not in leaving}
@@ -153,7 +153,7 @@ class SiteView:
 
     def future_vms(self) -> list[tuple[str, Any]]:
         """The VMs that there will be."""
-        names = dict.fromkeys([*self.site.wanted("vm"), *(name for name, _ in self.snapshot.all("vm"))])
+        names = dict.fromkeys([*self.site.wanted("vm"), *(name for name, dummy in self.snapshot.all("vm"))])
         return [(name, spec) for name in names if (spec := self.future("vm", name)) is not None]
 
 
@@ -189,9 +189,9 @@ def _repository_users(view: SiteView, key: str) -> list[str]:
         return bool(reference) and str(reference).startswith(key + "/")
 
     users = [
-        f"{kind} {name}" for kind in ("template", "iso") for name, _ in view.snapshot.all(kind) if (spec := view.future(kind, name)) and inside(spec.image)
+        f"{kind} {name}" for kind in ("template", "iso") for name, dummy in view.snapshot.all(kind) if (spec := view.future(kind, name)) and inside(spec.image)
     ]
-    users += [f"virtual_disk {name}" for name, _ in view.snapshot.all("virtual_disk") if inside(name) and view.future("virtual_disk", name)]
+    users += [f"virtual_disk {name}" for name, dummy in view.snapshot.all("virtual_disk") if inside(name) and view.future("virtual_disk", name)]
     return users + [f"vm {name}" for name, spec in view.future_vms() if any(inside(disk.file) for disk in spec.disks or ())]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Optional
 
 from ..errors import Conflict, DomusError, InvalidSpec, NoCapacity, Unsupported
@@ -160,10 +159,10 @@ def _complete_devices(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -
 
 def _raise_limits(wanted: VmSpec, found: Found) -> VmSpec:
     """More memory or vCPUs than the limit raise the limit, too, unless somebody chose it."""
-    values = given(wanted)
+    raised: dict[str, int] = {}
     for now, most in (("memory", "memory_max"), ("cpus", "cpus_max")):
-        amount, limit = values.get(now), getattr(found.spec, most)
-        if amount is None or values.get(most) is not None or limit is None or amount <= limit:
+        amount, limit = getattr(wanted, now), getattr(found.spec, most)
+        if amount is None or getattr(wanted, most) is not None or limit is None or amount <= limit:
             continue
         chosen = getattr(found.recorded, most, None)
         if chosen is not None and chosen != getattr(found.recorded, now, None):
@@ -171,8 +170,8 @@ def _raise_limits(wanted: VmSpec, found: Found) -> VmSpec:
             raise Conflict(
                 f"is more than {most} {shown(limit)}", field=now, value=shown(amount), remedy=f"Raise {most} as well; that takes effect at the next restart"
             )
-        values[most] = amount
-    return make(VmSpec, values)
+        raised[most] = amount
+    return make(VmSpec, {**given(wanted), **raised}) if raised else wanted
 
 
 def _disconnected(wanted: VmSpec, found: Found) -> list[Change]:
@@ -200,8 +199,12 @@ def _without(whole: VmSpec, changes: list[Change]) -> VmSpec:
     values = {name: value for name, value in given(whole).items() if name not in gone}
     for group in GROUPS:
         there = [one for one in values.get(group, ()) if f"{group}[{one.name}]" not in gone]
-        values[group] = tuple(make(type(one), {name: value for name, value in given(one).items() if f"{group}[{one.name}].{name}" not in gone}) for one in there)
+        values[group] = tuple(_device_without(one, f"{group}[{one.name}]", gone) for one in there)
     return make(VmSpec, values)
+
+
+def _device_without(device: Any, place: str, gone: set[str]) -> Any:
+    return make(type(device), {name: value for name, value in given(device).items() if f"{place}.{name}" not in gone})
 
 
 def recorded(asked: VmSpec, before: Optional[VmSpec], whole: VmSpec) -> VmSpec:
