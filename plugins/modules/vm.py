@@ -394,7 +394,7 @@ options:
         type: str
       password:
         description:
-          - Password, 8 characters at most (RFC 6143 7.2.2).
+          - Password, 8 ASCII characters at most (RFC 6143 7.2.2).
           - A change waits for the next restart.
           - 'Secret: it is never shown, logged or told in a difference.'
         type: str
@@ -493,8 +493,6 @@ options:
     choices:
       - destroy
       - restart
-      - preserve
-      - rename-restart
   on_reboot:
     description:
       - What happens when the guest restarts.
@@ -504,8 +502,6 @@ options:
     choices:
       - destroy
       - restart
-      - preserve
-      - rename-restart
   on_crash:
     description:
       - What happens when the guest crashes.
@@ -516,7 +512,6 @@ options:
       - destroy
       - restart
       - preserve
-      - rename-restart
       - coredump-destroy
       - coredump-restart
   autostart:

@@ -71,7 +71,7 @@ SHAPES: dict[str, tuple[str, set[str]]] = {
         <interface type='user'><mac address='52:54:00:MAC:04'/><model type='e1000'/></interface>
         <serial type='pty'/><parallel type='pty'/><graphics type='vnc' port='-1' listen='0.0.0.0' passwd='CANARY'/><video><model type='cirrus'/></video>
         <memballoon model='none'/></devices></domain>""",
-        {"memoryBacking", "cputune", "vcpu/@cpuset", "features/pae", "controller[scsi", "interface[52:54:00:", "parallel", "memballoon"},
+        {"memoryBacking", "cputune", "vcpu/@cpuset", "features/pae", "controller[scsi", "interface[52:54:00:", "parallel", "memballoon", "passwd"},
     ),
 }
 

@@ -100,7 +100,7 @@ def test_a_call_that_was_given_up_changes_nothing_later(lab: Lab, monkeypatch: p
     with contextlib.closing(lab.driver()) as driver:
         with stopped(lab, "fault-stuck"):
             assert [error.code for error in apply(parse_document(change), driver).errors] == ["unreachable"]
-        definition = lab.libvirtd.virsh("dumpxml", "--inactive", "fault-stuck")
+            definition = lab.libvirtd.virsh("dumpxml", "--inactive", "fault-stuck")
         # The answer to this comes after that of the call that was given up.
         lab.libvirtd.virsh("qemu-monitor-command", "fault-stuck", "--hmp", "info version")
         time.sleep(0.5)

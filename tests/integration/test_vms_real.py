@@ -344,9 +344,9 @@ def test_the_seed_is_renewed_and_nobody_else_reads_it(server: ServerUnderTest) -
 
 
 def test_vnc_has_the_password_and_nobody_sees_it(server: ServerUnderTest) -> None:
-    found = server.vm(**SMALL, vnc={"password": "c<&>\"'é"}, state="running")
+    found = server.vm(**SMALL, vnc={"password": "c<&>\"'"}, state="running")
     assert found.state.vnc_port is not None and found.state.vnc_port >= 5900
-    assert server.xml(flags=SECURE).find("devices/graphics").get("passwd") == "c<&>\"'é"
+    assert server.xml(flags=SECURE).find("devices/graphics").get("passwd") == "c<&>\"'"
     assert "c<&>" not in repr(found) + server.domain().XMLDesc(0)
     server.vm(vnc={"password": "other"})
     assert server.waiting() == {"vnc.password"}

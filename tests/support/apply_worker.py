@@ -1,7 +1,7 @@
 """One run of the engine in a process of its own, which may kill itself: a job as JSON on standard input, its outcome on standard output.
 
 The job: `document`, `uri`, `state_directory`; `patience`, `check`; `before_step` (kill before this step, from 1); `at_call` (kill
-at this call inside the driver); `limit` (seconds that a step of a VM may take); `hold` (seconds to wait under the locks); `kill_libvirtd` (before this step, or
+at this call inside the driver); `after` (kill when this function of the driver has returned for the first time); `limit` (seconds that a step of a VM may take); `hold` (seconds to wait under the locks); `kill_libvirtd` (before this step, or
 "while reading": kill the processes `libvirtds`).
 """
 
@@ -36,7 +36,7 @@ class Deaths:
         self.before_step, self.at_call = job.get("before_step"), job.get("at_call")
         self.steps = self.calls = 0
         self.lock = threading.Lock()
-        if self.at_call is not None:
+        if self.at_call is not None or job.get("after"):
             threading.setprofile(self.call)
             sys.setprofile(self.call)
 
@@ -53,6 +53,8 @@ class Deaths:
             os.kill(process, signal.SIGKILL)
 
     def call(self, frame: Any, event: str, argument: Any) -> None:
+        if event == "return" and frame.f_code.co_name == self.job.get("after") and DRIVER in frame.f_code.co_filename:
+            os.kill(os.getpid(), signal.SIGKILL)
         if event in ("c_call", "c_return", "call") and DRIVER in frame.f_code.co_filename:
             with self.lock:
                 self.calls += 1

@@ -16,7 +16,7 @@ from ..model.field_types import Size
 from ..model.fields import Object, Objects, fields_of, given, make
 from ..model.quantities import format_size
 from ..model.repository import RepositorySpec
-from ..model.secrets import Digest
+from ..model.secrets import MASK, Digest
 from ..model.snapshot import Found
 from ..model.vm import VmSpec
 from .connection import libvirt, told
@@ -107,10 +107,10 @@ def _plain(spec: Any) -> dict[str, Any]:
 
 def _not_managed(driver: LibvirtDriver, name: str, vm: Found) -> list[str]:
     with told(f"reading domain {name}"):
-        root = parse(driver.connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        root = parse(driver.connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
     again = made_again(driver, vm, root)
     before, after = flatten(root), flatten(again)
-    lost = [f"{place}{_value(value)}" for place, value in before.items() if after.get(place) != value]
+    lost = [f"{place}{_value(MASK if place.endswith('passwd') else value)}" for place, value in before.items() if after.get(place) != value]
     return sorted(lost) + sorted(f"{place}{_value(value)} (would be added)" for place, value in after.items() if place not in before)
 
 

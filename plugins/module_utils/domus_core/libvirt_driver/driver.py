@@ -71,7 +71,7 @@ class LibvirtDriver:
         """One object as it is now, or None."""
         if kind == "vm":
             found = self._vms().read(key)
-            if found is None or found.state.state != "running":
+            if found is None or found.state.state != "running" or not found.spec.nics:
                 return found
             return dataclasses.replace(found, state=dataclasses.replace(found.state, addresses=self.addresses(key)))
         if kind == "network":

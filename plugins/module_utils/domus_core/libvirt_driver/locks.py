@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from ..errors import Busy
-from .tools import explain
+from .tools import explain, make_folder
 
 POLL = 0.05
 # struct flock of Linux: type, whence, start, length, pid
@@ -39,7 +39,7 @@ def held(path: str, changing: Iterable[tuple[str, str]], using: Iterable[tuple[s
 
 def _open(path: str) -> int:
     try:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        make_folder(os.path.dirname(path), 0o755)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise explain(error, f"opening the lock file {path}", path) from None

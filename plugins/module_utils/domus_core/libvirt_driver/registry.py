@@ -7,7 +7,7 @@ import os
 from typing import Any, Optional
 
 from ..errors import DriverError
-from .tools import explain
+from .tools import explain, make_folder
 
 
 class Registry:
@@ -40,7 +40,7 @@ class Registry:
         """Keep an object; after a crash either the old or the new is there. Raises NoCapacity on a full disk."""
         path = self._path(kind, name)
         try:
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            make_folder(os.path.dirname(path), 0o755)
             write_atomically(path, json.dumps(data).encode())
         except OSError as error:
             raise explain(error, f"writing {path}", path).located(f"{kind} {name}") from None

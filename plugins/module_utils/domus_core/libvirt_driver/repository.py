@@ -21,7 +21,7 @@ from .image_files import check_safe
 from .image_header import inspect
 from .places import Places
 from .registry import Registry
-from .tools import explain
+from .tools import explain, make_folder
 
 EXTENSIONS = {".qcow2": "qcow2", ".img": "raw", ".raw": "raw", ".iso": "raw"}
 CHUNK = 1 << 20
@@ -118,6 +118,7 @@ def _named(site: Optional[Site]) -> Iterable[str]:
 
 def _examine(path: str, places: Places) -> ImageFile:
     try:
+        _require_inside(path, places)
         header = inspect(path)
         expected = EXTENSIONS.get(os.path.splitext(path)[1], header.format)
         check_safe(path, expected_format=expected, allowed_directories=places.directories())
@@ -126,6 +127,13 @@ def _examine(path: str, places: Places) -> ImageFile:
         return ImageFile(problem=error.message)
     except OSError as error:
         return ImageFile(problem=str(error.strerror))
+
+
+def _require_inside(path: str, places: Places) -> None:
+    """Raise Conflict when a folder on the path is a link that leads out of the repositories."""
+    folder = os.path.realpath(os.path.dirname(path))
+    if not any(os.path.commonpath((folder, root)) == root for root in map(os.path.realpath, places.directories())):
+        raise Conflict("a folder on its path is a link that leads out of the repository", value=path)
 
 
 def carry_out_repository(registry: Registry, step: Step) -> None:
@@ -146,7 +154,7 @@ def carry_out_repository(registry: Registry, step: Step) -> None:
 def _make_folder(path: str) -> None:
     # 0711: QEMU's user must reach its images, nobody needs to list them
     try:
-        os.makedirs(path, mode=0o711, exist_ok=True)
+        make_folder(path, 0o711)
     except OSError as error:
         raise explain(error, f"making {path}", path) from None
     if not stat.S_ISDIR(os.stat(path).st_mode):

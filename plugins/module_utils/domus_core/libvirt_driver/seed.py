@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 from ..model.secrets import Secret, new_salt
 from ..model.vm_devices import CloudInitSpec
-from .tools import explain, run
+from .tools import explain, make_folder, run
 
 LABEL = "cidata"
 FILES = {"user_data": "user-data", "meta_data": "meta-data", "network_config": "network-config"}
@@ -43,7 +43,7 @@ def _work_folder(folder: str, vm: str) -> Iterator[str]:
     """A folder that only root can read; the VM is locked, so one that is there is what a killed run left."""
     path = os.path.join(folder, f".{vm}-cloud-init.partial")
     try:
-        os.makedirs(folder, mode=0o711, exist_ok=True)
+        make_folder(folder, 0o711)
         discard_work(folder, vm)
         os.mkdir(path, mode=0o700)
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..errors import Conflict, DomusError, DriverError, InvalidSpec, NoCapacity, NotFound, Unreachable, Unsupported
 
@@ -67,6 +69,16 @@ def explain(error: Exception, what: str, path: str | None = None) -> DomusError:
     if error.errno in (errno.ENAMETOOLONG, errno.EFBIG):
         return InvalidSpec(message, value=path)
     return DriverError(message, value=path)
+
+
+def make_folder(path: str, mode: int) -> None:
+    """Make a folder, and those above it that are missing, with this mode whatever the umask is. Raises OSError."""
+    if os.path.isdir(path):
+        return
+    make_folder(os.path.dirname(path), mode)
+    with suppress(FileExistsError):
+        os.mkdir(path, mode)
+        os.chmod(path, mode)
 
 
 def _find(program: str) -> str:

@@ -77,7 +77,7 @@ def _change(domain: Any, spec: VmSpec, change: Change, writing: Writing) -> None
 
 def _change_device(domain: Any, group: str, name: str, inner: str, change: Change, spec: VmSpec, writing: Writing) -> None:
     root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
-    element = device_element(root, group, name, writing.record)
+    element = device_element(root, group, name, dataclasses.replace(writing.record, devices=names_in(root, writing.record)))
     live = libvirt.VIR_DOMAIN_AFFECT_LIVE
     if change.after is None and not inner:
         if element is not None:

@@ -41,13 +41,14 @@ def read_vm(root: Any, record: Optional[VmRecord], places: Places, isos: Mapping
     values |= _devices(root.find("devices"), record, places, isos)
     for name in ONLY_RECORDED:
         values[name] = getattr(record.spec, name) if record.spec else None
-    return make(VmSpec, _with_empty_texts(values, record.spec))
+    return make(VmSpec, _as_asked(values, record.spec))
 
 
-def _with_empty_texts(values: dict[str, Any], asked: Any) -> dict[str, Any]:
-    """libvirt drops empty texts; where there is none and an empty one was asked for, it is that one."""
-    empty = {name: value for name, value in given(asked).items() if value == ""} if asked else {}
-    return {**empty, **{name: value for name, value in values.items() if value is not None}}
+def _as_asked(values: dict[str, Any], asked: Any) -> dict[str, Any]:
+    """What is there, with texts as they were asked for: libvirt drops empty ones, and XML knows one kind of line end."""
+    texts = {name: value for name, value in given(asked).items() if isinstance(value, str)} if asked else {}
+    same = {name: text for name, text in texts.items() if text.replace("\r\n", "\n").replace("\r", "\n") == (values.get(name) or "")}
+    return {**{name: value for name, value in values.items() if value is not None}, **same}
 
 
 def _firmware(root: Any) -> str:
@@ -71,7 +72,7 @@ def _kernel(root: Any, asked: Optional[KernelSpec], places: Places) -> KernelSpe
     for name in ("kernel", "initrd"):
         if name in values:
             values[name] = places.reference(values[name], TEMPLATES)
-    return make(KernelSpec, _with_empty_texts(values, asked))
+    return make(KernelSpec, _as_asked(values, asked))
 
 
 def _devices(devices: Any, record: VmRecord, places: Places, isos: Mapping[str, str]) -> dict[str, Any]:

@@ -49,8 +49,7 @@ def new_domain(spec: VmSpec, uuid: str, writing: Writing) -> Any:
     devices = add(root, "devices")
     if "q35" in (spec.machine or ""):
         add(devices, "controller", type="pci", index="0", model="pcie-root")
-        for index in range(OWN_PORTS + len(spec.disks or ()) + len(spec.nics or ()) + SPARE_PORTS):
-            add(devices, "controller", type="pci", index=str(index + 1), model="pcie-root-port")
+        _add_ports(devices, spec)
     for name in SPECIAL:
         if getattr(spec, name) is not None:
             SPECIAL[name](root, spec, writing)
@@ -63,6 +62,13 @@ def new_domain(spec: VmSpec, uuid: str, writing: Writing) -> Any:
     for nic in spec.nics or ():
         devices.append(nic_element(nic, writing))
     return root
+
+
+def _add_ports(devices: Any, spec: VmSpec) -> None:
+    """Devices can be plugged into a running q35 machine only where a port is free: there are always some more than devices."""
+    wanted = OWN_PORTS + len(spec.disks or ()) + len(spec.nics or ()) + SPARE_PORTS
+    for _ in range(wanted - len(devices.findall("controller[@model='pcie-root-port']"))):
+        add(devices, "controller", type="pci", model="pcie-root-port")
 
 
 def change_domain(root: Any, spec: VmSpec, changes: tuple[Change, ...], writing: Writing) -> None:
@@ -94,6 +100,8 @@ def _change_device(root: Any, group: str, name: str, inner: Optional[str], chang
             writing.record.devices.get(group, {}).pop(name, None)
         if change.after is not None:
             add_scsi(root, change.after)
+            if root.find("devices/controller[@model='pcie-root-port']") is not None:
+                _add_ports(root.find("devices"), spec)
             root.find("devices").append(new_device(root, group, change.after, writing))
     elif element is not None:
         device = next(one for one in getattr(spec, group) if one.name == name)

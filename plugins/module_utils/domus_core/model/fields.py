@@ -120,9 +120,10 @@ def parse_spec(spec: type[SpecType], value: Any, problems: list[DomusError], lab
         elif entry is not None:
             try:
                 values[known[0]] = known[1](entry)
+                continue
             except InvalidSpec as error:
                 problems.extend(one.located(label, known[0]) for one in (error.problems if isinstance(error, _Several) else [error]))
-        if len(problems) > before and len(problems) >= MOST_PROBLEMS:
+        if problems and len(problems) >= MOST_PROBLEMS:
             return None
     for field in _required(spec):
         if field.name not in values and value.get(field.name) is None:

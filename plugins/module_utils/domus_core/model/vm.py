@@ -14,7 +14,8 @@ from .quantities import UNITS
 from .vm_devices import CdromSpec, CloudInitSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
 
 KIB, MIB = UNITS["KiB"], UNITS["MiB"]
-LIFECYCLE = ("destroy", "restart", "preserve", "rename-restart")
+# What QEMU offers (libvirt src/qemu/qemu_validate.c); other hypervisors know more.
+LIFECYCLE = ("destroy", "restart")
 
 
 def same_machine(wanted: str, found: str) -> bool:
@@ -108,7 +109,7 @@ class VmSpec:
         Choice(*LIFECYCLE), "What happens when the guest restarts.", effect=RESTART, xpath="./on_reboot", default="restart", example="restart"
     )
     on_crash: Optional[str] = attribute(
-        Choice(*LIFECYCLE, "coredump-destroy", "coredump-restart"),
+        Choice(*LIFECYCLE, "preserve", "coredump-destroy", "coredump-restart"),
         "What happens when the guest crashes.",
         effect=RESTART,
         xpath="./on_crash",

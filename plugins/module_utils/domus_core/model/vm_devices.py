@@ -147,7 +147,14 @@ class VncSpec:
 
     enabled: Optional[bool] = attribute(Flag(), "Whether there is one.", effect=RESTART, default=True, example=True)
     listen: Optional[str] = attribute(IpAddress(), "Address it listens on.", effect=RESTART, default="127.0.0.1", example="127.0.0.1")
-    password: Optional[str] = attribute(SecretText(8), "Password, 8 characters at most (RFC 6143 7.2.2).", effect=RESTART, secret=True)
+    password: Optional[str] = attribute(
+        SecretText(8, pattern="[ -~]+", noun="a VNC password"), "Password, 8 ASCII characters at most (RFC 6143 7.2.2).", effect=RESTART, secret=True
+    )
+
+    def check(self) -> list[InvalidSpec]:
+        """The ways in which the fields contradict each other."""
+        given = [name for name in ("listen", "password") if self.enabled is False and getattr(self, name) is not None]
+        return [InvalidSpec("goes only with a console that is enabled", field=name, remedy="Leave it out, or say enabled: true") for name in given]
 
 
 @dataclasses.dataclass(frozen=True)

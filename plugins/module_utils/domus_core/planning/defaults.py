@@ -14,6 +14,8 @@ from ..model.vm_devices import CdromSpec, NicSpec, VncSpec
 
 DEFAULT_MEMORY = 512 * UNITS["MiB"]
 
+NEW_VNC = make(VncSpec, {"enabled": True, "listen": "127.0.0.1"})
+
 
 def new_vm(wanted: VmSpec, site: str, server: ServerState) -> VmSpec:
     """Return the whole specification of a VM that is to be made; its disks are completed elsewhere.
@@ -52,7 +54,7 @@ def new_vm(wanted: VmSpec, site: str, server: ServerState) -> VmSpec:
     values["nics"] = tuple(new_nic(nic, site, wanted.name) for nic in wanted.nics or ())
     values["cdroms"] = tuple(new_cdrom(drive, whole) for drive in wanted.cdroms or ())
     if wanted.vnc:
-        values["vnc"] = merge(make(VncSpec, {"enabled": True, "listen": "127.0.0.1"}), wanted.vnc)
+        values["vnc"] = merge(NEW_VNC, wanted.vnc)
     return make(VmSpec, values)
 
 

@@ -10,8 +10,9 @@ from ..model.identity import derived_uuid
 from ..model.quantities import format_size
 from ..model.snapshot import Found
 from ..model.vm import VmSpec, machine_family
+from ..model.vm_devices import VncSpec
 from .comparison import compare, creation, deletion
-from .defaults import new_cdrom, new_nic, new_vm
+from .defaults import NEW_VNC, new_cdrom, new_nic, new_vm
 from .disks import check_kept, new_disk
 from .live import effect_now
 from .site_view import SiteView
@@ -70,7 +71,7 @@ def _create(view: SiteView, wanted: VmSpec, uuid: str) -> list[Step]:
 
 
 def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Step]:
-    wanted = _raise_limits(wanted, found)
+    wanted = _with_screen(_raise_limits(wanted, found), found)
     complete, steps = _complete_devices(view, wanted, found, uuid)
     changes = [effect_now(change, found) for change in compare(complete, found.spec, exact=bool(wanted.exact), skip=frozenset({"state", "name"}))]
     changes += [*_disconnected(complete, found), *_ordered_otherwise(complete, found)]
@@ -174,6 +175,17 @@ def _raise_limits(wanted: VmSpec, found: Found) -> VmSpec:
     return make(VmSpec, {**given(wanted), **raised}) if raised else wanted
 
 
+def _with_screen(wanted: VmSpec, found: Found) -> VmSpec:
+    """A graphical console that is switched on gets what that of a new VM has."""
+    screen, before = wanted.vnc, found.spec.vnc
+    if screen is None or screen.enabled is False or (before is not None and before.enabled is not False):
+        return wanted
+    values = {**given(wanted), "vnc": merge(NEW_VNC, screen)}
+    if found.spec.video == "none":
+        values.setdefault("video", "vga")
+    return make(VmSpec, values)
+
+
 def _disconnected(wanted: VmSpec, found: Found) -> list[Change]:
     """A NIC that moves from a network to a bridge, or back, leaves the one behind."""
     known = {nic.name: nic for nic in found.spec.nics or ()}
@@ -258,7 +270,7 @@ def _check_references(view: SiteView, whole: VmSpec, wanted: VmSpec) -> None:
 
 def _check_amounts(whole: VmSpec) -> None:
     """After laying the document over what is there, the amounts must still agree. Raises InvalidSpec."""
-    problems = [problem for problem in whole.check() if problem.field in ("cpus", "memory", "cpu_topology")]
+    problems = [problem for problem in whole.check() if problem.field in ("cpus", "memory", "cpu_topology", "on_reboot")]
     if problems:
         raise problems[0]
 
