@@ -80,7 +80,7 @@ class ServerUnderTest:
         """
         site = self.site(**sections)
         check, done = apply(site, self.driver, check=True), apply(site, self.driver)
-        assert done.errors == []
+        assert [str(error) for error in done.errors] == []
         assert [one.as_dict() for result in check.results for one in result.steps] == [one.as_dict() for result in done.results for one in result.steps]
         predicted, measured = ({(result.kind, result.key): set(result.restart_required) for result in report.results} for report in (check, done))
         for target, names in measured.items():

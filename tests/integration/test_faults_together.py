@@ -24,7 +24,7 @@ from .test_faults import vm
 
 pytestmark = pytest.mark.libvirt
 
-LIMIT = 3
+LIMIT = 2
 
 
 def two_vms(lab: Lab, **fields: Any) -> Document:

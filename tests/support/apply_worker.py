@@ -1,8 +1,9 @@
 """One run of the engine in a process of its own, which may kill itself: a job as JSON on standard input, its outcome on standard output.
 
 The job: `document`, `uri`, `state_directory`; `patience`, `check`; `before_step` (kill before this step, from 1); `at_call` (kill
-at this call inside the driver); `after` (kill when this function of the driver has returned for the first time); `limit` (seconds that a step of a VM may take); `hold` (seconds to wait under the locks); `kill_libvirtd` (before this step, or
-"while reading": kill the processes `libvirtds`).
+at this call inside the driver); `after` (kill when this function of the driver has returned for the first time); `limit` (seconds
+that a step of a VM may take); `hold` (seconds to wait under the locks); `kill_libvirtd` (before this step, or "while reading": kill
+the processes `libvirtds`).
 """
 
 from __future__ import annotations

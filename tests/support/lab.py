@@ -88,12 +88,12 @@ class Lab:
         assert outcome.get("errors") == [], outcome.get("text") or outcome["errors"]
         return outcome
 
-    def mend(self, document: Document, *, notes_may_stay: bool = False) -> None:
-        """The next apply: everything becomes as wanted, and nothing half made is left."""
+    def mend(self, document: Document, *, may_stay: str = "nothing") -> None:
+        """The next apply: everything becomes as wanted, and nothing half made is left but what has `may_stay` in its name."""
         errors = [str(error) for error in self.apply(document, patience=5).errors]
         assert errors == [], errors
         assert self.plan(document) == []
-        self.assert_tidy(notes_may_stay=notes_may_stay)
+        self.assert_tidy(may_stay=may_stay)
 
     def domains(self) -> dict[str, str]:
         """The run states of all VMs by name."""
@@ -108,11 +108,9 @@ class Lab:
                 found |= {os.path.relpath(os.path.join(folder, name), self.directory) for name in names}
         return found
 
-    def assert_tidy(self, *, notes_may_stay: bool = False) -> None:
+    def assert_tidy(self, *, may_stay: str = "nothing") -> None:
         """Fail for every file that no object accounts for: half-made images, stray seeds, temporary files and folders."""
-        left = (self.files() | self._folders()) - self._accounted()
-        if notes_may_stay:
-            left = {place for place in left if not place.startswith("main/.domus/virtual_disk/")}
+        left = {place for place in (self.files() | self._folders()) - self._accounted() if may_stay not in place}
         assert not left, left
 
     def _folders(self) -> set[str]:

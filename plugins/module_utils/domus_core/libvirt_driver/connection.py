@@ -35,7 +35,7 @@ _KINDS: dict[str, type[DomusError]] = {
     "VIR_ERR_INVALID_CONN": Unreachable,
     "VIR_ERR_AGENT_UNRESPONSIVE": Unreachable,
 }
-_LOST = ("client socket is closed", "end of file while reading", "connection closed", "Failed to connect socket", "Cannot recv data", "Cannot write data")
+_LOST = ("client socket is closed", "end of file while reading", "connection closed", "failed to connect socket", "cannot recv data", "cannot write data")
 
 
 def connect(uri: str) -> Any:
@@ -84,7 +84,7 @@ def told(what: str) -> Iterator[None]:
 def translate(error: Any, what: str) -> DomusError:
     """The DomusError for a libvirtError."""
     text = error.get_error_message() or str(error)
-    if any(sign in text for sign in _LOST):
+    if any(sign in text.lower() for sign in _LOST):
         return Unreachable(f"{what}: the connection to libvirt broke: {text}", remedy="Is it running? systemctl status libvirtd virtlogd; then apply again")
     if "No space left on device" in text:
         return NoCapacity(f"{what}: {text}", remedy="Free some room on that file system")

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from string import ascii_lowercase
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 from ..model.fields import field_named
 from ..model.repository import TEMPLATES
@@ -220,7 +220,7 @@ def _connect(element: Any, nic: NicSpec) -> None:
     element.insert(0, etree.Element("source", {kind: getattr(nic, kind)}))
 
 
-def _free_target(device: Any, bus: str, root: Any, record: VmRecord) -> str:
+def _free_target(device: Union[DiskSpec, CdromSpec], bus: str, root: Any, record: VmRecord) -> str:
     """A target that nothing has: the device's own name if it is one, as with adopted VMs, else the first."""
     taken = {target_of(disk) for disk in root.iterfind("devices/disk")} | {SEED_TARGET}
     taken |= set(record.devices.get("disks", {}).values()) | set(record.devices.get("cdroms", {}).values())

@@ -30,8 +30,8 @@ def effect_now(change: Change, found: Found) -> Change:
 
 def _waits(change: Change, found: Found) -> bool:
     """A saved state keeps its devices; some devices can not be plugged; memory and vCPUs have limits that are in force."""
-    if found.state.state == "suspended":
-        return change.field not in NOT_IN_SAVED_STATE and not change.field.endswith(".size")
+    if found.state.state == "suspended" and change.field not in NOT_IN_SAVED_STATE and not change.field.endswith(".size"):
+        return True
     device = change.after if change.before is None else change.before
     if isinstance(device, (DiskSpec, NicSpec)):
         return getattr(device, "bus", None) in NOT_PLUGGABLE or (change.before is None and _is_for_the_start(device, found.running))

@@ -212,6 +212,8 @@ def _without(whole: VmSpec, changes: list[Change]) -> VmSpec:
     for group in GROUPS:
         there = [one for one in values.get(group, ()) if f"{group}[{one.name}]" not in gone]
         values[group] = tuple(_device_without(one, f"{group}[{one.name}]", gone) for one in there)
+    if whole.vnc is not None and whole.vnc.enabled is False:
+        values["vnc"] = make(VncSpec, {"enabled": False})
     return make(VmSpec, values)
 
 
