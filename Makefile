@@ -19,12 +19,14 @@ demo: setup ## Make this machine a server and run three virtual machines on it f
 stop: ## End what the demo started
 	@scripts/demo stop
 
-test: setup lint ## Lint, then all tests (TESTS="tests/unit -k name" runs some, without lint)
-	.venv/bin/python -m pytest $(TESTS)
+test: setup lint ## Lint, then all tests (TESTS="tests/unit -k name" runs some)
+	@scripts/local-server up
+	@trap 'scripts/local-server down' EXIT; .venv/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 bench: setup ## Measure against the peers (ONLY=define,unchanged for some)
 	@scripts/bench-peers
-	.venv/bin/python -m tests.bench $(if $(ONLY),--only $(ONLY))
+	@scripts/local-server up
+	@trap 'scripts/local-server down' EXIT; .venv/bin/python -m tests.bench $(if $(ONLY),--only $(ONLY))
 
 lint: setup ## ruff, mypy, ansible-test sanity, ansible-lint
 	@scripts/lint

@@ -64,10 +64,12 @@ SHAPES: dict[str, tuple[str, set[str]]] = {
         """<domain type='qemu'><name>NAME</name><memory unit='MiB'>16</memory><vcpu cpuset='0'>2</vcpu><memoryBacking><nosharepages/></memoryBacking>
         <cputune><shares>512</shares></cputune><os><type machine='pc'>hvm</type></os><cpu><topology sockets='2' cores='1' threads='1'/></cpu>
         <features><acpi/><apic/><pae/></features><clock offset='localtime'/><on_crash>preserve</on_crash>
-        <devices><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='IMAGES/b.img'/><target dev='hda' bus='ide'/><serial>X1</serial><boot order='2'/></disk>
+        <devices><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='IMAGES/b.img'/><target dev='hda' bus='ide'/><serial>X1</serial>
+<boot order='2'/></disk>
         <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='IMAGES/c.img'/><target dev='sda' bus='scsi'/><shareable/></disk>
         <disk type='file' device='cdrom'><target dev='hdc' bus='ide'/><readonly/></disk><controller type='scsi' model='lsilogic'/>
-        <interface type='network'><mac address='52:54:00:MAC:03'/><source network='LAN'/><model type='rtl8139'/><filterref filter='clean-traffic'/><boot order='1'/></interface>
+        <interface type='network'><mac address='52:54:00:MAC:03'/><source network='LAN'/><model type='rtl8139'/><filterref filter='clean-traffic'/>
+<boot order='1'/></interface>
         <interface type='user'><mac address='52:54:00:MAC:04'/><model type='e1000'/></interface>
         <serial type='pty'/><parallel type='pty'/><graphics type='vnc' port='-1' listen='0.0.0.0' passwd='CANARY'/><video><model type='cirrus'/></video>
         <memballoon model='none'/></devices></domain>""",
