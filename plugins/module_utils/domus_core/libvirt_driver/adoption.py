@@ -29,7 +29,8 @@ from .xml_fields import etree, get, parse
 # What libvirt or QEMU assign by themselves, or what says the same in other words
 ASSIGNED = re.compile(
     r"(uuid|id|metadata|resource|seclabel|iothreads|os/(loader|nvram|firmware|bootmenu|@firmware)|cpu(/@|/model/@|/topology/@dies)|vcpu/@placement|on_\w+"
-    r"|devices$|devices/(emulator|controller(?!\[scsi)|input\[(mouse|keyboard)/ps2\]|memballoon|audio\[|video.*/(@vram|@ram|@vgamem|@heads|@primary|@max_outputs)))"
+    r"|devices$|devices/(emulator|controller(?!\[scsi)|input\[(mouse|keyboard)/ps2\]|memballoon|audio\["
+    r"|video.*/(@vram|@ram|@vgamem|@heads|@primary|@max_outputs)))"
 )
 ASSIGNED_LEAVES = re.compile(
     r".*(/address|/alias|@index|/backingStore|/mirror|/target/@(dev|port|name|type)(\b|$)|/source/@(startupPolicy|index|portid|bridge|path|mode)"

@@ -67,7 +67,7 @@ def new_domain(spec: VmSpec, uuid: str, writing: Writing) -> Any:
 def _add_ports(devices: Any, spec: VmSpec) -> None:
     """Devices can be plugged into a running q35 machine only where a port is free: there are always some more than devices."""
     wanted = OWN_PORTS + len(spec.disks or ()) + len(spec.nics or ()) + SPARE_PORTS
-    for _ in range(wanted - len(devices.findall("controller[@model='pcie-root-port']"))):
+    for dummy in range(wanted - len(devices.findall("controller[@model='pcie-root-port']"))):
         add(devices, "controller", type="pci", model="pcie-root-port")
 
 
