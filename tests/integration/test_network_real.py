@@ -321,7 +321,7 @@ def test_why_a_network_does_not_start_is_told(server: Server) -> None:
         with pytest.raises(Conflict) as caught:
             server.apply(name=f"{NAME}-b", state="active", **{"mode": "isolated", **rest})
         assert caught.value.field == field and caught.value.remedy
-        assert [step.action for step in server.steps(name=f"{NAME}-b", state="active")][-1] == "start"
+        assert [step.action for step in server.steps(name=f"{NAME}-b", mode="isolated", state="active")][-1] == "start"
         for step in server.steps(name=f"{NAME}-b", state="absent"):
             carry_out(server.connection, server.registry, step, "paris")
 
