@@ -44,6 +44,13 @@ class ServerUnderTest:
         self.connection = self.driver.connection
         self.does_all_live = self.connection.getType() != "TEST"
         self.main = self.directory / "main"
+        try:
+            self._furnish()
+        except BaseException:
+            self.close()
+            raise
+
+    def _furnish(self) -> None:
         self.apply(
             servers=[{"name": "here", "virtualization": "auto" if not self.does_all_live else "qemu"}], repositories=[{"name": "main", "path": str(self.main)}]
         )

@@ -20,10 +20,11 @@ from ..model.secrets import MASK, Digest
 from ..model.snapshot import Found
 from ..model.vm import VmSpec
 from .connection import libvirt, told
+from .device_writer import Writing
 from .driver import LibvirtDriver
 from .vm import name_devices
 from .vm_record import VmRecord, read_record
-from .vm_writer import Writing, new_domain
+from .vm_writer import new_domain
 from .xml_fields import etree, get, parse
 
 # What libvirt or QEMU assign by themselves, or what says the same in other words

@@ -19,6 +19,7 @@ from ..model.vm_devices import VncSpec
 from ..planning.steps import CREATE, DELETE, START, Step
 from .bounded import bounded, require_wanted
 from .connection import libvirt, separate, told
+from .device_writer import Writing, put_seed
 from .image_files import grow
 from .places import Places
 from .seed import discard_work, make_seed, remove_seed
@@ -26,7 +27,7 @@ from .vm_live import change_running
 from .vm_power import ACTIONS, patience_of, run_state
 from .vm_reader import comparable, read_vm, source_of, target_of
 from .vm_record import VmRecord, names_in, read_record, write_record
-from .vm_writer import Writing, change_domain, new_domain, put_seed
+from .vm_writer import change_domain, new_domain
 from .xml_fields import get, parse, serialize
 
 STEP_LIMIT = 60.0

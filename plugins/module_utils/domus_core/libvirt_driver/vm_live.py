@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from typing import Any
 
 from ..errors import DomusError, Unsupported
@@ -12,9 +13,9 @@ from ..model.vm import VmSpec
 from ..planning.steps import Change
 from .bounded import require_wanted
 from .connection import libvirt, told, translate
+from .device_writer import Writing, add_scsi, device_element, edit_device, new_device
 from .vm_reader import source_of, target_of
 from .vm_record import GROUPS, NAMESPACE, PREFIX, VmRecord, as_text, names_in, read_record
-from .vm_writer import Writing, add_scsi, device_element, edit_device, new_device
 from .xml_fields import etree, get, parse, serialize
 
 _PLACE = re.compile(r"(disks|cdroms|nics)\[([^\]]+)\](?:\.(.+))?")
@@ -29,6 +30,8 @@ _NOT_LIVE = (
     "hotplug is not supported",
     "hot unplug",
 )
+_TRAY = "Tray of the device is not open"
+TRIES, PAUSE = 10, 0.2
 
 
 def change_running(domain: Any, spec: VmSpec, changes: tuple[Change, ...], writing: Writing) -> None:
@@ -38,12 +41,23 @@ def change_running(domain: Any, spec: VmSpec, changes: tuple[Change, ...], writi
             continue
         require_wanted()
         try:
-            _change(domain, spec, change, writing)
+            _change_again(domain, spec, change, writing)
         except libvirt.libvirtError as error:
             mended = translate(error, f"changing {change.field}")
             if not _waits(mended, change):
                 raise mended.located("", change.field) from None
     _remember_names(domain, writing.record)
+
+
+def _change_again(domain: Any, spec: VmSpec, change: Change, writing: Writing) -> None:
+    """A guest that looks at its CD-ROM drive, as firmware does while it boots, may close the tray under us: that passes."""
+    for remaining in reversed(range(TRIES)):
+        try:
+            return _change(domain, spec, change, writing)
+        except libvirt.libvirtError as error:
+            if _TRAY not in str(error) or not remaining:
+                raise
+        time.sleep(PAUSE)
 
 
 def _remember_names(domain: Any, record: VmRecord) -> None:
