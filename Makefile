@@ -1,6 +1,6 @@
 # Every target can be run again and again. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stop test bench lint docs clean
+.PHONY: help setup demo demo-ansible stop test bench lint docs clean
 
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.collections
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -8,13 +8,16 @@ ONLY ?=
 TESTS ?=
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 setup: ## Install what is missing: Debian packages, .venv by the lock, the collection link
 	@scripts/setup
 
-demo: setup ## Make this machine a server and run three virtual machines on it from a document
+demo: setup ## Run a manager and an agent on this machine, and three virtual machines from a document
 	@scripts/demo
+
+demo-ansible: setup ## The same virtual machines by Ansible alone, without a manager
+	@scripts/demo ansible
 
 stop: ## End what the demo started
 	@scripts/demo stop

@@ -5,36 +5,85 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, Optional
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from ansible_collections.domus.virt.plugins.module_utils.domus_core.documents import LARGEST, load_document
 from ansible_collections.domus.virt.plugins.module_utils.domus_core.errors import DomusError, InvalidSpec
+from ansible_collections.domus.virt.plugins.module_utils.module_glue import apply_options, patience_of, unexpected
+from ansible_collections.domus.virt.plugins.module_utils.module_manager import apply_through, manager_of
+from ansible_collections.domus.virt.plugins.module_utils.module_results import told_of_document
 
 
 class ActionModule(ActionBase):
-    """Sends the document to the module as one JSON text."""
+    """Sends the document to the module as one JSON text, to the manager, or to the agents of all servers."""
 
     _supports_check_mode = True
     _supports_async = True
 
     def run(self, tmp: Optional[str] = None, task_vars: Optional[dict[str, Any]] = None) -> dict[str, Any]:
-        """Read, look whether every VM has one server to go to, and let the module do the rest."""
+        """Bring the document to the engine by the task's transport, and tell what that did."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
+        transport = self._task.args.get("transport") or os.environ.get("DOMUS_TRANSPORT") or "local"
+        ways = {"manager": self._through_manager, "agent": self._through_agents}
         try:
-            document = load_document(self._read_file(), name=str(self._task.args.get("file")))
-            elsewhere = _check_servers(document, [str(host) for host in variables.get("ansible_play_hosts_all", ())])
-            text = json_of(document)
+            told = ways.get(transport, self._through_module)(task_vars or {})
         except DomusError as error:
-            return {**result, "failed": True, "changed": False, "msg": str(error), "error": error.as_dict()}
-        arguments = {"server": str(variables.get("inventory_hostname", "")), **self._task.args, "document_json": text}
-        result.update(self._execute_module(module_name="domus.virt.apply", module_args=arguments, task_vars=variables, wrap_async=self._task.async_val))
+            told = {"changed": False, "msg": str(error), "error": error.as_dict()}
+        except AnsibleError:
+            raise
+        except Exception as error:
+            told = {"changed": False, **unexpected(error)}
+        if "error" in told:
+            told["failed"] = True
+        return {**result, **told}
+
+    def _through_module(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Look whether every VM has one server to go to, and let the module do the rest on the host."""
+        document = self._load()
+        elsewhere = _check_servers(document, [str(host) for host in variables.get("ansible_play_hosts_all", ())])
+        arguments = {"server": str(variables.get("inventory_hostname", "")), "transport": "local", **self._task.args, "document_json": json_of(document)}
+        result: dict[str, Any] = self._execute_module(
+            module_name="domus.virt.apply", module_args=arguments, task_vars=variables, wrap_async=self._task.async_val
+        )
         if elsewhere:
             result.setdefault("warnings", []).append(f"The document names servers that are no hosts of this play: {', '.join(elsewhere[:10])}")
         return result
+
+    def _through_manager(self, dummy: Mapping[str, Any]) -> dict[str, Any]:
+        """Send the whole document from here: the manager knows where everything is."""
+        parameters = self._parameters()
+        seconds = patience_of(parameters)
+        document = json.loads(json_of(self._load()))
+        objects, errors = apply_through(
+            manager_of(parameters),
+            document,
+            check=self._task.check_mode,
+            wait_for_address=seconds if parameters["wait_for"] == "address" else 0,
+            patience=seconds,
+        )
+        return told_of_document(objects, errors, diff=self._task.diff)
+
+    def _through_agents(self, dummy: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out the job whose targets the manager has written into a file."""
+        from ansible_collections.domus.virt.plugins.plugin_utils.agents import carry_out, read_targets, summary, write_result
+
+        targets = read_targets(str(self._parameters().get("targets_file") or ""))
+        outcomes = carry_out(targets, Display().display)
+        write_result(targets.result_file, outcomes)
+        return summary(outcomes)
+
+    def _parameters(self) -> dict[str, Any]:
+        """The task's options, checked and completed as the module would do it."""
+        dummy, parameters = self.validate_argument_spec(argument_spec=apply_options(), required_one_of=[("file", "targets_file")])
+        return dict(parameters)
+
+    def _load(self) -> Any:
+        return load_document(self._read_file(), name=str(self._task.args.get("file")))
 
     def _read_file(self) -> str:
         """The text of the document, decrypted when it is vaulted. Raises InvalidSpec."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """How the server is reached; for modules that change something, how long to wait, and for what."""
+    """How the server is reached, itself or by its manager; for modules that change something, how long to wait, and for what."""
 
     DOCUMENTATION = r"""
 requirements:
@@ -23,6 +23,40 @@ options:
     description: Where Domus keeps on the server what libvirt does not.
     type: path
     default: /var/lib/domus
+  manager_url:
+    description:
+      - The address of the manager, like C(https://manager.example.org:7002). Used when O(transport=manager).
+      - Left out, it comes from E(DOMUS_URL).
+    type: str
+  manager_token:
+    description:
+      - An API token of the manager. Used when O(transport=manager).
+      - Left out, it comes from E(DOMUS_TOKEN).
+    type: str
+  manager_ca:
+    description:
+      - The PEM file of the CA that signed the certificate of the manager.
+      - Left out, it comes from E(DOMUS_CA); without that it is one that the system trusts.
+    type: path
+  force_local:
+    description:
+      - Change a server that a manager owns without its manager. That is written down, and reported to the manager.
+      - Without it, O(transport=local) refuses to change such a server; check mode and the information modules are not affected.
+    type: bool
+    default: false
+"""
+
+    TRANSPORT = r"""
+options:
+  transport:
+    description:
+      - How the task reaches the engine. With V(local) the module works on the host that it runs on.
+      - With V(manager) it sends what is wanted to the manager and waits until that is carried out, or asks the manager what there is.
+        It can run on any host that reaches the manager, such as C(localhost), and needs no libvirt there.
+      - Left out, it comes from E(DOMUS_TRANSPORT).
+    type: str
+    choices: [local, manager]
+    default: local
 """
 
     WAIT = r"""

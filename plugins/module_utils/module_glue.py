@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import json
+import os
+import sys
+import time
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule, env_fallback
 
 from .domus_core.documents import load_document
 from .domus_core.driver import Driver
-from .domus_core.engine import ObjectResult, Report, apply
-from .domus_core.errors import DomusError, InvalidSpec
+from .domus_core.engine import Report, apply
+from .domus_core.errors import DomusError, DriverError, InvalidSpec, Unsupported
 from .domus_core.model.document import Site, parse_document
 from .domus_core.model.field_types import Choice, ListOf, Name
 from .domus_core.model.fields import Field, Object, Objects, fields_of, plain
 from .domus_core.model.kind import Kind
 from .domus_core.model.kinds import BY_NAME
 from .domus_core.model.snapshot import Found
+from .domus_core.owner import owner, require_free
 from .domus_core.planning.comparison import waiting
-from .domus_core.rendering import render_diff
+from .module_results import Outcome, errors_of, measured, told_of_document, told_of_object
 
 CONNECTION: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},
     "state_directory": {"type": "path", "default": "/var/lib/domus"},
 }
+TRANSPORT: dict[str, Any] = {
+    "transport": {"type": "str", "choices": ["local", "manager"], "default": "local", "fallback": (env_fallback, ["DOMUS_TRANSPORT"])},
+    "manager_url": {"type": "str", "fallback": (env_fallback, ["DOMUS_URL"])},
+    "manager_token": {"type": "str", "no_log": True, "fallback": (env_fallback, ["DOMUS_TOKEN"])},
+    "manager_ca": {"type": "path", "fallback": (env_fallback, ["DOMUS_CA"])},
+    "force_local": {"type": "bool", "default": False},
+}
+COMMON: dict[str, Any] = {**CONNECTION, **TRANSPORT}
 CHANGE: dict[str, Any] = {
     "site": {"type": "str", "default": "default"},
     "wait": {"type": "bool", "default": True},
@@ -32,11 +46,13 @@ CHANGE: dict[str, Any] = {
 }
 WAIT_FOR: dict[str, Any] = {"wait_for": {"type": "str", "choices": ["state", "address"], "default": "state"}}
 DOCUMENT: dict[str, Any] = {
-    "file": {"type": "path", "required": True},
+    "file": {"type": "path"},
     "server": {"type": "str"},
+    "targets_file": {"type": "path"},
     "document_json": {"type": "str", "no_log": True},
 }
-MOST_ERRORS_TOLD = 20
+FORCED_CHANGES = "forced-changes.jsonl"
+MOST_ACTIONS_WRITTEN = 1000
 
 
 def options_of(spec: type) -> dict[str, Any]:
@@ -62,7 +78,7 @@ def _option(field: Field) -> dict[str, Any]:
 
 def resource_options(kind: Kind) -> dict[str, Any]:
     """All options of the module that manages one object of a kind."""
-    return {**options_of(kind.spec), **CONNECTION, **CHANGE, **(WAIT_FOR if kind.name == "vm" else {})}
+    return {**options_of(kind.spec), **COMMON, **CHANGE, **(WAIT_FOR if kind.name == "vm" else {})}
 
 
 def info_options(kind: Kind) -> dict[str, Any]:
@@ -72,13 +88,14 @@ def info_options(kind: Kind) -> dict[str, Any]:
         own["repository"] = {"type": "str"}
     if kind.name == "vm":
         own.update(as_document={"type": "bool", "default": False}, site=CHANGE["site"])
-    return {**own, **CONNECTION}
+    return {**own, **COMMON}
 
 
 def apply_options() -> dict[str, Any]:
     """All options of the module that applies a document."""
     common = {name: option for name, option in CHANGE.items() if name != "site"}
-    return {**DOCUMENT, **CONNECTION, **common, **WAIT_FOR}
+    agent = {"transport": {**TRANSPORT["transport"], "choices": [*TRANSPORT["transport"]["choices"], "agent"]}}
+    return {**DOCUMENT, **COMMON, **agent, **common, **WAIT_FOR}
 
 
 def run_resource_module(kind_name: str) -> None:
@@ -86,20 +103,20 @@ def run_resource_module(kind_name: str) -> None:
     kind = BY_NAME[kind_name]
     module = AnsibleModule(resource_options(kind), supports_check_mode=True)
     wanted = without_none({field.name: module.params[field.name] for field in fields_of(kind.spec)})
-    _run(module, lambda: _apply_object(module, kind, {"site": module.params["site"], kind.section: [wanted]}))
+    run_guarded(module, lambda: _apply_object(module, kind, {"site": module.params["site"], kind.section: [wanted]}))
 
 
 def run_info_module(kind_name: str) -> None:
     """Tell what objects of a kind there are; nothing is changed."""
     kind = BY_NAME[kind_name]
     module = AnsibleModule(info_options(kind), supports_check_mode=True)
-    _run(module, lambda: _tell(module.params, kind))
+    run_guarded(module, lambda: _tell(module.params, kind))
 
 
 def run_apply_module() -> None:
     """Make everything as the document wants it, and tell Ansible what that did."""
-    module = AnsibleModule(apply_options(), supports_check_mode=True)
-    _run(module, lambda: _apply_document(module))
+    module = AnsibleModule(apply_options(), supports_check_mode=True, required_one_of=[("file", "targets_file")])
+    run_guarded(module, lambda: _apply_document(module))
 
 
 def open_driver_for(parameters: Mapping[str, Any]) -> Driver:
@@ -121,13 +138,16 @@ def without_none(value: Any) -> Any:
     return [without_none(entry) for entry in value] if isinstance(value, list) else value
 
 
-def _run(module: AnsibleModule, work: Any) -> None:
+def run_guarded(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
+    """Do the work and end the module with its outcome; errors, unexpected ones as well, are told without a traceback."""
     failure: Optional[dict[str, Any]] = None
     outcome: dict[str, Any] = {}
     try:
         outcome = work()
     except DomusError as error:
         failure = {"msg": str(error), "error": error.as_dict()}
+    except Exception as error:
+        failure = unexpected(error)
     if failure is not None:  # outside of the except clause, or Ansible adds a traceback
         module.fail_json(changed=False, **failure)
     if "msg" in outcome:
@@ -135,72 +155,94 @@ def _run(module: AnsibleModule, work: Any) -> None:
     module.exit_json(**outcome)
 
 
+def unexpected(error: Exception) -> dict[str, Any]:
+    """What to tell of an error that nobody foresaw: its kind and its place, not its words, which may hold a secret."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        place, trace = f"{os.path.basename(trace.tb_frame.f_code.co_filename)} line {trace.tb_lineno}", trace.tb_next
+    message = f"unexpected {type(error).__name__} in {place} (Python {sys.version.split()[0]})"
+    told = {"code": "unexpected", "message": message, "remedy": "Please report this"}
+    return {"msg": f"{message}. Please report this", "error": told}
+
+
 def _apply_object(module: AnsibleModule, kind: Kind, document: dict[str, Any]) -> dict[str, Any]:
     site = parse_document(document)
-    report = _apply(module, site)
-    key = next(iter(site.wanted(kind.name)))
-    (own,) = (result for result in report.results if (result.kind, result.key) == (kind.name, key))
-    return {**_told(module, report), "object": _measured(own.kind, own.key, own.found), "restart_required": list(own.restart_required)}
+    objects, errors = _apply(module, document, site)
+    return told_of_object(objects, errors, kind.name, next(iter(site.wanted(kind.name))), diff=module._diff)
 
 
 def _apply_document(module: AnsibleModule) -> dict[str, Any]:
     text = module.params["document_json"]
     if text is None:
         raise InvalidSpec("is filled in by the action plugin", field="document_json", remedy="Call domus.virt.apply as a task, with file")
-    report = _apply(module, parse_document(load_document(text), server=module.params["server"]))
-    late = [f"{result.kind} {result.key}" for result in report.results if result.restart_required]
-    return {**_told(module, report), "objects": [_result(result) for result in report.results], "restart_required": late}
+    document = load_document(text)
+    site = parse_document(document, server=module.params["server"] if module.params["transport"] == "local" else None)
+    return told_of_document(*_apply(module, document, site), diff=module._diff)
 
 
-def _apply(module: AnsibleModule, site: Site) -> Report:
-    seconds = module.params["wait_timeout"] if module.params["wait"] else 0
-    if seconds < 0:
-        raise InvalidSpec("is less than 0", field="wait_timeout", value=seconds)
+def _apply(module: AnsibleModule, document: dict[str, Any], site: Site) -> Outcome:
+    """Carry a document out, here or through the manager: the objects of the report as data, and their errors."""
+    seconds = patience_of(module.params)
+    for_address = seconds if module.params.get("wait_for") == "address" else 0
+    if module.params["transport"] != "local":
+        from .module_manager import apply_through, manager_of  # not above: HTTP and TLS take time to load, and most tasks need none
+
+        manager = manager_of(module.params)
+        return apply_through(manager, document, check=module.check_mode, wait_for_address=for_address, patience=seconds)
     driver = open_driver_for(module.params)
     try:
-        for_address = seconds if module.params.get("wait_for") == "address" else 0
-        return apply(site, driver, check=module.check_mode, wait_for_address=for_address, patience=seconds)
+        report = _foreseen(module, site, driver, seconds) or apply(site, driver, check=module.check_mode, wait_for_address=for_address, patience=seconds)
     finally:
         driver.close()
+    objects = [result.as_dict() for result in report.results]
+    return objects, errors_of(objects)
 
 
-def _told(module: AnsibleModule, report: Report) -> dict[str, Any]:
-    """What every module that changes something returns."""
-    outcome: dict[str, Any] = {"changed": report.changed, "actions": [f"{step.action} {step.name}" for result in report.results for step in result.steps]}
-    if module._diff:
-        outcome["diff"] = [_diff(result) for result in report.results if result.changes]
-    if report.errors:
-        told = [str(error) for error in report.errors[:MOST_ERRORS_TOLD]]
-        more = [f"and {len(report.errors) - MOST_ERRORS_TOLD} more"] if len(report.errors) > MOST_ERRORS_TOLD else []
-        outcome.update(msg="\n".join(told + more), error=report.errors[0].as_dict())
-    return outcome
+def patience_of(parameters: Mapping[str, Any]) -> int:
+    """How many seconds to wait at most. Raises InvalidSpec."""
+    seconds = parameters["wait_timeout"] if parameters["wait"] else 0
+    if seconds < 0:
+        raise InvalidSpec("is less than 0", field="wait_timeout", value=seconds)
+    return int(seconds)
 
 
-def _diff(result: ObjectResult) -> dict[str, str]:
-    header = f"{result.kind} {result.key}"
-    return {"before_header": header, "after_header": header, **render_diff(result.changes)}
+def _foreseen(module: AnsibleModule, site: Site, driver: Driver, seconds: int) -> Optional[Report]:
+    """On a server that a manager owns: the report when nothing is to change, None when the change is forced, else OwnedByManager is raised."""
+    if module.check_mode or owner(module.params["state_directory"]) is None:
+        return None
+    report = apply(site, driver, check=True, patience=seconds)
+    if not report.changed:
+        return report
+    if not module.params["force_local"]:
+        require_free(module.params["state_directory"])
+    _write_down_forced(module.params["state_directory"], report)
+    return None
 
 
-def _result(result: ObjectResult) -> dict[str, Any]:
-    data = {**_measured(result.kind, result.key, result.found), "changed": result.changed, "actions": [step.action for step in result.steps]}
-    data["restart_required"] = list(result.restart_required)
-    if result.error is not None:
-        data["error"] = result.error.as_dict()
-    return data
-
-
-def _measured(kind: str, key: str, found: Optional[Found]) -> dict[str, Any]:
-    """One object as it was found: what it is known by, in which state it is, and what was measured of it."""
-    data: dict[str, Any] = {"kind": kind, "name": key, "state": "absent"}
-    if found is None:
-        return data
-    measured = dataclasses.asdict(found.state)
-    data["state"] = "present" if "active" not in measured else "active" if measured["active"] else "inactive"
-    return {**data, **measured}
+def _write_down_forced(state_directory: str, report: Report) -> None:
+    """Tell the agent, before it happens, what is changed behind the manager's back: one line, written at once."""
+    actions = [f"{step.action} {step.name}" for result in report.results for step in result.steps]
+    line = {"at": time.time(), "site": report.site, "user": os.getuid(), "actions": actions[:MOST_ACTIONS_WRITTEN], "count": len(actions)}
+    path = os.path.join(state_directory, FORCED_CHANGES)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the agent empties the file
+            os.write(descriptor, json.dumps(line).encode() + b"\n")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DriverError(f"can not be written: {error.strerror}", object=path, remedy="A forced change must be reported: make it writable") from None
 
 
 def _tell(parameters: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     name, repository = (None if parameters.get(field) is None else Name().parse(parameters[field]) for field in ("name", "repository"))
+    if parameters["transport"] != "local":
+        from .module_manager import list_through, manager_of
+
+        if parameters.get("as_document"):
+            raise Unsupported("is not there with the transport manager", field="as_document", remedy="Use the command domus adopt, or the transport local")
+        return list_through(manager_of(parameters), kind, name, repository)
     driver = open_driver_for(parameters)
     try:
         if parameters.get("as_document"):
@@ -230,7 +272,11 @@ def _is_chosen(spec: Any, name: Optional[str], repository: Optional[str]) -> boo
 
 
 def _description(kind: str, key: str, found: Found) -> dict[str, Any]:
-    described = {**_measured(kind, key, found), "spec": plain(found.spec), "restart_required": list(waiting(found.spec, found.running))}
+    described = {
+        **measured(kind, key, dataclasses.asdict(found.state)),
+        "spec": plain(found.spec),
+        "restart_required": list(waiting(found.spec, found.running)),
+    }
     if found.recorded is not None:
         described["asked"] = plain(found.recorded)
     return described

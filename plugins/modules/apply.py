@@ -26,15 +26,27 @@ extends_documentation_fragment:
 options:
   file:
     description: The site document on the control node, YAML or JSON, if need be encrypted by Ansible Vault. Looked for like
-      the files of M(ansible.builtin.copy).
+      the files of M(ansible.builtin.copy). Required unless O(transport=agent).
     type: path
-    required: true
   server:
     description: Which of the document's servers this host is. Left out, it is the one with the host's name in the inventory.
     type: str
+  targets_file:
+    description: What a manager wrote for one of its jobs. Used only when O(transport=agent).
+    type: path
   document_json:
     description: What was read from O(file). It is filled in by the action plugin, and refused in tasks.
     type: str
+  transport:
+    description: 'How the document reaches the engine: V(local) on every host of the play, V(manager) from the control node
+      by the API of the manager, which knows where everything is (use C(run_once) in a play with several hosts). V(agent)
+      is for the jobs of a manager only. Left out, it comes from E(DOMUS_TRANSPORT).'
+    type: str
+    choices:
+      - local
+      - manager
+      - agent
+    default: local
 seealso:
   - module: domus.virt.server
   - module: domus.virt.network
@@ -127,6 +139,10 @@ objects:
       description: What went wrong with it; independent objects go on.
       returned: on failure
       type: dict
+    server:
+      description: The server that it is on.
+      returned: when O(transport=manager), and it is not a server itself
+      type: str
 """
 
 from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_apply_module

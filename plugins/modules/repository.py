@@ -15,6 +15,7 @@ description:
 author: The Domus developers (!UNKNOWN)
 extends_documentation_fragment:
   - domus.virt.common
+  - domus.virt.common.transport
   - domus.virt.common.site
   - domus.virt.common.wait
   - domus.virt.attributes

@@ -14,6 +14,7 @@ description:
 author: The Domus developers (!UNKNOWN)
 extends_documentation_fragment:
   - domus.virt.common
+  - domus.virt.common.transport
   - domus.virt.attributes.info
 options:
   name:
@@ -76,6 +77,10 @@ servers:
       description: What Domus was asked for, in the same fields.
       returned: when Domus keeps a record of that
       type: dict
+    server:
+      description: The server that it is on.
+      returned: when O(transport=manager), and it is not a server itself
+      type: str
     restart_required:
       description: The fields that wait for a restart of it.
       returned: always
@@ -83,7 +88,7 @@ servers:
       elements: str
 measured:
   description: This server, whether or not it is in a document.
-  returned: always
+  returned: when O(transport=local)
   type: dict
   contains:
     virtualization:

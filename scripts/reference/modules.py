@@ -67,7 +67,7 @@ def header(name: str, fragments: list[str]) -> dict[str, Any]:
 def resource_doc(kind: Kind) -> dict[str, Any]:
     """The documentation of the module that manages one object."""
     waited = ["common.address"] if kind.name == "vm" else []
-    fragments = ["common", "common.site", "common.wait", *waited, "attributes"]
+    fragments = ["common", "common.transport", "common.site", "common.wait", *waited, "attributes"]
     accepted = glue.resource_options(kind)
     options = {field.name: option_doc(field, kind.spec, accepted[field.name]) for field in fields_of(kind.spec)}
     return {**header(kind.name, fragments), "options": options, "seealso": [{"module": f"domus.virt.{kind.name}_info"}, {"module": "domus.virt.apply"}]}
@@ -75,14 +75,21 @@ def resource_doc(kind: Kind) -> dict[str, Any]:
 
 def info_doc(kind: Kind) -> dict[str, Any]:
     """The documentation of the module that tells of the objects of a kind."""
-    own = {name: option for name, option in glue.info_options(kind).items() if name not in glue.CONNECTION}
+    own = {name: option for name, option in glue.info_options(kind).items() if name not in glue.COMMON}
     options = {name: {"description": OPTIONS[name], **option} for name, option in own.items()}
-    return {**header(f"{kind.name}_info", ["common", "attributes.info"]), "options": options, "seealso": [{"module": f"domus.virt.{kind.name}"}]}
+    return {
+        **header(f"{kind.name}_info", ["common", "common.transport", "attributes.info"]),
+        "options": options,
+        "seealso": [{"module": f"domus.virt.{kind.name}"}],
+    }
 
 
 def apply_doc() -> dict[str, Any]:
     """The documentation of the module that applies a document."""
     accepted = glue.apply_options()
-    options = {name: {"description": OPTIONS[name], **{key: value for key, value in accepted[name].items() if key != "no_log"}} for name in glue.DOCUMENT}
+    options = {
+        name: {"description": OPTIONS[name], **{key: value for key, value in accepted[name].items() if key not in ("no_log", "fallback")}}
+        for name in (*glue.DOCUMENT, "transport")
+    }
     documented = header("apply", ["common", "common.wait", "common.address", "attributes"])
     return {**documented, "options": options, "seealso": [{"module": f"domus.virt.{kind.name}"} for kind in KINDS]}

@@ -67,11 +67,12 @@ def info_return(kind: Kind) -> Described:
     more = {
         "spec": value("Its definition, in the fields of the module that manages it; sizes in bytes, secrets masked.", "dict"),
         "asked": value("What Domus was asked for, in the same fields.", "dict", "when Domus keeps a record of that"),
+        "server": value("The server that it is on.", "str", "when O(transport=manager), and it is not a server itself"),
         "restart_required": texts("The fields that wait for a restart of it."),
     }
     told = {kind.section: value("The objects.", "list", elements="dict", contains=known_as() | measured_doc(kind) | more)}
     if kind.name == "server":
-        told["measured"] = value("This server, whether or not it is in a document.", "dict", contains=measured_doc(kind))
+        told["measured"] = value("This server, whether or not it is in a document.", "dict", "when O(transport=local)", contains=measured_doc(kind))
     if kind.name == "vm":
         asked = "when O(as_document=true)"
         told["vms"]["returned"] = "unless O(as_document=true)"
@@ -87,6 +88,7 @@ def apply_return() -> Described:
         "actions": texts("The actions of its steps."),
         "restart_required": texts("The fields that wait for a restart of it."),
         "error": value("What went wrong with it; independent objects go on.", "dict", "on failure"),
+        "server": value("The server that it is on.", "str", "when O(transport=manager), and it is not a server itself"),
     }
     objects = "Every object of the document, and what it brought along, with what was measured of it (see the module of its kind)."
     return common_return() | {

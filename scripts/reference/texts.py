@@ -68,7 +68,12 @@ OPTIONS: dict[str, str] = {
     "site": "The site that the document is for.",
     "as_document": "Return a site document with every field of the VMs, as they are now, and a list of what in their definitions Domus does not manage."
     " Applying that document changes nothing and makes Domus manage them.",
-    "file": "The site document on the control node, YAML or JSON, if need be encrypted by Ansible Vault. Looked for like the files of M(ansible.builtin.copy).",
+    "file": "The site document on the control node, YAML or JSON, if need be encrypted by Ansible Vault. Looked for like the files of M(ansible.builtin.copy)."
+    " Required unless O(transport=agent).",
+    "targets_file": "What a manager wrote for one of its jobs. Used only when O(transport=agent).",
+    "transport": "How the document reaches the engine: V(local) on every host of the play, V(manager) from the control node by the API of the manager,"
+    " which knows where everything is (use C(run_once) in a play with several hosts). V(agent) is for the jobs of a manager only."
+    " Left out, it comes from E(DOMUS_TRANSPORT).",
     "server": "Which of the document's servers this host is. Left out, it is the one with the host's name in the inventory.",
     "document_json": "What was read from O(file). It is filled in by the action plugin, and refused in tasks.",
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
-from . import define, honest, planning, start, unchanged
+from . import define, honest, manager_callbacks, manager_jobs, manager_load, manager_verbs, planning, start, unchanged
 
 MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "define": define.measure,
@@ -18,6 +18,14 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "honest": honest.measure,
     "start": start.measure,
     "plan": planning.measure,
+    "verb": manager_verbs.measure_verb,
+    "job": manager_jobs.measure_job,
+    "job-bulk": manager_jobs.measure_bulk,
+    "event": manager_verbs.measure_event,
+    "api": manager_load.measure_api,
+    "callback": manager_callbacks.measure,
+    "dbwait": manager_load.measure_dbwait,
+    "idle": manager_load.measure_idle,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -144,7 +145,8 @@ class _Editor:
             return {
                 "nics": [{"name": self.nics[-1], "network": self.chance.choice(self.networks), "model": self.chance.choice(("virtio", "e1000", "rtl8139"))}]
             }
-        mac = ":".join(["52", *(f"{self.chance.randrange(256):02x}" for _ in range(5))])
+        # Another run with the same seed, whose VM has another name, must not get the same addresses.
+        mac = ":".join(["52", *(f"{self.chance.randrange(256) ^ own:02x}" for own in hashlib.sha256(self.vm.encode()).digest()[:5])])
         edits = ({"link": "down"}, {"link": "up"}, {"network": self.chance.choice(self.networks)}, {"model": "virtio"}, {"model": "e1000"}, {"mac": mac})
         return {"nics": [{"name": self.chance.choice(self.nics), **self.chance.choice(edits)}]}
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from tests.contract.fake_manager import ManagedServer
 from tests.contract.servers import SERVERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +22,13 @@ COLLECTIONS = ROOT / ".collections"
 sys.path.insert(0, str(COLLECTIONS))
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.libvirt if name == "libvirt-qemu" else ()) for name in SERVERS])
+ALL_SERVERS = {**SERVERS, "manager": ManagedServer}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.libvirt if name == "libvirt-qemu" else ()) for name in ALL_SERVERS])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A server with nothing on it but two images."""
-    made = SERVERS[request.param](tmp_path)
+    made = ALL_SERVERS[request.param](tmp_path)
     try:
         yield made
     finally:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,64 @@ def test_why_a_network_does_not_start_is_told(server: Server) -> None:
         assert [step.action for step in server.steps(name=f"{NAME}-b", mode="isolated", state="active")][-1] == "start"
         for step in server.steps(name=f"{NAME}-b", state="absent"):
             carry_out(server.connection, server.registry, step, "paris")
+
+
+@pytest.fixture
+def occupy() -> Iterator[Callable[[str], None]]:
+    """Makes bridges outside libvirt; one that is there already does as well, and stays."""
+    made = []
+
+    def make(name: str) -> None:
+        if subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True, check=False).returncode == 0:
+            made.append(name)
+        assert Path(f"/sys/class/net/{name}").exists()
+
+    try:
+        yield make
+    finally:
+        for name in made:
+            sh("ip", "link", "delete", name)
+
+
+def test_a_network_whose_chosen_bridge_is_taken_starts_with_another(server: Server, occupy: Callable[[str], None]) -> None:
+    document = {"mode": "isolated", "subnet": f"{SUBNET}.0/24"}
+    for _ in range(2):
+        taken = server.apply(**document, state="inactive").state.bridge
+        assert taken and taken.startswith("virbr")
+        occupy(taken)
+        found = server.apply(**document, state="active")
+        assert found.state.active and found.state.bridge not in (None, taken) and found.spec.bridge is None
+        assert found.running is found.spec and found.spec.autostart is True and server.waiting() == set()
+        assert f"{SUBNET}.1/24" in sh("ip", "-4", "-brief", "address", "show", found.state.bridge) and Path(f"/sys/class/net/{taken}").exists()
+
+
+def test_a_bridge_that_was_named_is_not_renamed(server: Server, occupy: Callable[[str], None]) -> None:
+    name = f"virbr{os.getpid()}"
+    server.apply(mode="isolated", bridge=name, state="inactive")
+    occupy(name)
+    for document in ({"bridge": name}, {}):
+        with pytest.raises(Conflict) as caught:
+            server.apply(state="active", **document)
+        assert caught.value.field == "bridge" and "File exists" in caught.value.message and caught.value.remedy
+    assert server.found().spec.bridge == name and not server.found().state.active
+
+
+def test_networks_that_are_made_at_once_all_start(server: Server) -> None:
+    def make(number: int) -> list[Found | None]:
+        own = Server(connect("qemu:///system"), server.registry)
+        try:
+            names = [f"{NAME}-{number}-{one}" for one in range(6)]
+            for name in names:
+                for step in own.steps(name=name, mode="isolated", autostart=False, state="active"):
+                    carry_out(own.connection, own.registry, step, "paris")
+            return [read_network(own.connection, own.registry, name) for name in names]
+        finally:
+            own.connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [one for networks in pool.map(make, range(4)) for one in networks]
+    bridges = {one.state.bridge for one in found if one and one.state.active}
+    assert len(bridges) == len(found) == 24
 
 
 def test_what_dnsmasq_says_is_passed_on(server: Server) -> None:

@@ -22,8 +22,11 @@ class Driver(Protocol):
     def read(self, site: Site) -> Snapshot:
         """The server as it is, with the files that the document names."""
 
-    def read_one(self, kind: str, key: str) -> Optional[Found]:
-        """One object as it is now, or None."""
+    def read_one(self, kind: str, key: str, *, addresses: bool = True) -> Optional[Found]:
+        """One object as it is now, or None; the IP addresses of a running VM, which take a while to find out, only on request."""
+
+    def find_vm(self, name_or_uuid: str) -> Optional[Found]:
+        """A VM by its name or UUID, as far as a verb needs it: run state and record, perhaps without its devices; or None."""
 
     def fingerprint(self, kind: str, key: str) -> str:
         """The fingerprint of an object as it is now; empty when there is none."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Optional
 
+from .cancelling import Question, cancellable, never, require_not_cancelled
 from .driver import Driver, Target
-from .errors import Conflict, DomusError, DriverError, Unreachable
+from .errors import Cancelled, Conflict, DomusError, DriverError, Unreachable
 from .model.document import Site
+from .model.fields import plain
 from .model.kind import is_absent
 from .model.kinds import KINDS
 from .model.snapshot import Found, Snapshot
@@ -62,11 +65,15 @@ class ObjectResult:
 
 @dataclasses.dataclass
 class Report:
-    """What an apply did, or would do in check mode: one result for each object of the document, and for what it brought along."""
+    """What an apply did, or would do in check mode: one result for each object of the document, and for what it brought along.
+
+    `fingerprint` stands for what was found and the steps that were planned for it.
+    """
 
     site: str
     check: bool
     results: list[ObjectResult]
+    fingerprint: str = ""
 
     @property
     def changed(self) -> bool:
@@ -91,23 +98,30 @@ def apply(
     wait_for_address: float = 0.0,
     patience: float = PATIENCE,
     progress: Progress = lambda line: None,
+    expected: Optional[str] = None,
+    cancelled: Question = never,
 ) -> Report:
     """Make the server match the document, or only say what that would do (`check`).
 
     `wait_for_address` is how many seconds wanted-running VMs get to have an IP address (0: do not wait); `patience` how long
-    to wait for another apply that holds the same objects. Refusals raise before anything is touched; a failure while working
-    is in the report, and independent objects go on.
+    to wait for another apply that holds the same objects; `expected` the fingerprint of the plan that is to be carried out, and
+    no other: Conflict when the server has changed since. Refusals raise before anything is touched; a failure while working
+    is in the report, and independent objects go on. Once `cancelled` says so no other step is begun: what is left undone has
+    Cancelled as its error.
     """
-    with driver.locked(_changing(site), _using(site), patience=patience):
+    with cancellable(cancelled), driver.locked(_changing(site), _using(site), patience=patience):
         snapshot = driver.read(site)
         planned = plan(site, snapshot)
         results = _results(site, snapshot, planned)
+        fingerprint = _fingerprint(results)
+        if expected not in (None, fingerprint):
+            raise Conflict("the server has changed since the plan was made", object="plan", remedy="Make the plan again, look at it, then apply that one")
         if not check:
-            _execute(results, snapshot, driver, site.name, progress)
+            _execute(results, snapshot, driver, site.name, progress, cancelled)
     _finish(results, snapshot, driver, check)
     if wait_for_address and not check:
-        _wait_for_addresses(site, results, driver, wait_for_address)
-    return Report(site.name, check, list(results.values()))
+        _wait_for_addresses(site, results, driver, wait_for_address, cancelled)
+    return Report(site.name, check, list(results.values()), fingerprint)
 
 
 def _changing(site: Site) -> list[Target]:
@@ -154,7 +168,15 @@ def _results(site: Site, snapshot: Snapshot, planned: Plan) -> dict[Target, Obje
     return results
 
 
-def _execute(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Driver, site: str, progress: Progress) -> None:
+def _fingerprint(results: dict[Target, ObjectResult]) -> str:
+    told = hashlib.sha256()
+    for (kind, key), result in results.items():
+        steps = [(one.action, [(change.field, plain(change.before), plain(change.after), change.effect) for change in one.changes]) for one in result.steps]
+        told.update(repr((kind, key, result.found.fingerprint if result.found else None, steps)).encode())
+    return told.hexdigest()[:32]
+
+
+def _execute(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Driver, site: str, progress: Progress, cancelled: Question) -> None:
     """Take the steps phase by phase (a phase is one kind, leaving or staying), objects of a phase side by side."""
     phases: dict[tuple[bool, str], list[ObjectResult]] = {}
     for result in results.values():
@@ -163,21 +185,40 @@ def _execute(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Dr
     failed: dict[Target, DomusError] = {}
     with ThreadPoolExecutor(WORKERS) as pool:
         for members in phases.values():
-            list(pool.map(lambda result: _carry_out(result, snapshot, driver, site, failed, progress), members))
+            list(pool.map(lambda result: _carry_out(result, snapshot, driver, site, failed, progress, cancelled), members))
             failed.update({(result.kind, result.key): result.error for result in members if result.error is not None})
 
 
-def _carry_out(result: ObjectResult, snapshot: Snapshot, driver: Driver, site: str, failed: dict[Target, DomusError], progress: Progress) -> None:
-    done: list[Step] = []
-    try:
+def _carry_out(
+    result: ObjectResult,
+    snapshot: Snapshot,
+    driver: Driver,
+    site: str,
+    failed: dict[Target, DomusError],
+    progress: Progress,
+    cancelled: Question,
+) -> None:
+    def check() -> None:
         _refuse_orphan(result, failed)
         before = snapshot.find(result.kind, result.key)
         if driver.fingerprint(result.kind, result.key) != (before.fingerprint if before else ""):
             raise Conflict("has changed since it was read", remedy="Apply again")
-        for step in result.steps:
-            progress(f"{step.action} {step.name}")
-            driver.carry_out(step, site)
-            done.append(step)
+
+    take_steps(result, driver, site, progress, cancelled, check)
+
+
+def take_steps(result: ObjectResult, driver: Driver, site: str, progress: Progress, cancelled: Question, check: Callable[[], None] = lambda: None) -> None:
+    """Take the steps of one object, whose lock is held, unless `check` raises; what went wrong is its error, what was done its steps."""
+    done: list[Step] = []
+    try:
+        with cancellable(cancelled):
+            require_not_cancelled()
+            check()
+            for step in result.steps:
+                require_not_cancelled()
+                progress(f"{step.action} {step.name}")
+                driver.carry_out(step, site)
+                done.append(step)
     except DomusError as error:
         result.error = error.located(f"{result.kind} {result.key}")
     except Exception as error:  # one object's surprise must not stop the others
@@ -199,22 +240,22 @@ def _finish(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Dri
     for result in results.values():
         before = result.found
         if result.steps and not check:
-            _measure(result, driver)
+            measure(result, driver)
         elif before is not None:
             result.restart_required = waiting_after(before, result.steps)
 
 
-def _measure(result: ObjectResult, driver: Driver) -> None:
+def measure(result: ObjectResult, driver: Driver, *, addresses: bool = True) -> None:
     """Read the object as it is now; what was done to it is told even when that fails."""
     try:
-        result.found = driver.read_one(result.kind, result.key)
+        result.found = driver.read_one(result.kind, result.key, addresses=addresses)
     except DomusError as error:
         result.found = None
         result.error = result.error or error.located(f"{result.kind} {result.key}")
     result.restart_required = waiting_now(result.found) if result.found else ()
 
 
-def _wait_for_addresses(site: Site, results: dict[Target, ObjectResult], driver: Driver, seconds: float) -> None:
+def _wait_for_addresses(site: Site, results: dict[Target, ObjectResult], driver: Driver, seconds: float, cancelled: Question) -> None:
     running = [name for name, spec in site.wanted("vm").items() if spec.state == "running" and results[("vm", name)].error is None]
     waited = [name for name in running if (found := results[("vm", name)].found) is not None and found.spec.nics]
     deadline = time.monotonic() + seconds
@@ -225,11 +266,15 @@ def _wait_for_addresses(site: Site, results: dict[Target, ObjectResult], driver:
             if addresses and result.found:
                 result.found = dataclasses.replace(result.found, state=dataclasses.replace(result.found.state, addresses=addresses))
                 waited.remove(name)
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or cancelled():
             break
         if waited:
             time.sleep(POLL)
     for name in waited:
-        results[("vm", name)].error = Unreachable(
-            f"has no IP address after {seconds:g} s", object=f"vm {name}", remedy="Look at its console; does its guest use DHCP?"
-        )
+        results[("vm", name)].error = _no_address(f"vm {name}", seconds, cancelled())
+
+
+def _no_address(vm: str, seconds: float, cancelled: bool) -> DomusError:
+    if cancelled:
+        return Cancelled("waiting for its IP address was cancelled", object=vm, remedy="It runs; look at it later")
+    return Unreachable(f"has no IP address after {seconds:g} s", object=vm, remedy="Look at its console; does its guest use DHCP?")

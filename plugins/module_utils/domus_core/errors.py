@@ -1,14 +1,20 @@
 """The errors of the engine, each with a stable code.
 
     DomusError
-      InvalidSpec    what was asked is wrong in itself
-      NotFound       what was asked names something that is not there
-      Conflict       what was asked contradicts what is there
-      NoCapacity     there is no room: disk, memory, addresses
-      Unsupported    this server, or this libvirt, can not do it
-      Unreachable    libvirt, a server or a guest does not answer
-      Busy           somebody else is changing the same object
-      DriverError    libvirt or a tool refused for a reason of its own
+      InvalidSpec         what was asked is wrong in itself
+      NotFound            what was asked names something that is not there
+      Conflict            what was asked contradicts what is there
+      OwnedByManager      the server takes changes from its manager only
+      PreconditionFailed  it has changed since the one who asks has seen it
+      NoCapacity          there is no room: disk, memory, addresses
+      TooLarge            what was sent is more than is taken at once
+      Unsupported         this server, or this libvirt, can not do it
+      Unreachable         libvirt, a server or a guest does not answer
+      Busy                somebody else is changing the same object
+      Cancelled           somebody asked to leave off
+      Unauthorized        nobody has said who asks, or not rightly
+      Forbidden           who asks may not do this
+      DriverError         libvirt or a tool refused for a reason of its own
 
 An error says what is wrong, with which value of which field of which object, and what to do.
 """
@@ -17,6 +23,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 LONGEST_SHOWN = 80
@@ -81,10 +88,28 @@ class Conflict(DomusError):
     code = "conflict"
 
 
+class OwnedByManager(DomusError):
+    """The server takes changes from its manager only."""
+
+    code = "owned_by_manager"
+
+
+class PreconditionFailed(DomusError):
+    """It has changed since the one who asks has seen it."""
+
+    code = "precondition_failed"
+
+
 class NoCapacity(DomusError):
     """There is no room: disk, memory, addresses."""
 
     code = "no_capacity"
+
+
+class TooLarge(DomusError):
+    """What was sent is more than is taken at once."""
+
+    code = "too_large"
 
 
 class Unsupported(DomusError):
@@ -103,6 +128,24 @@ class Busy(DomusError):
     """Somebody else is changing the same object."""
 
     code = "busy"
+
+
+class Cancelled(DomusError):
+    """Somebody asked to leave off before this was done."""
+
+    code = "cancelled"
+
+
+class Unauthorized(DomusError):
+    """Nobody has said who asks, or not rightly."""
+
+    code = "unauthorized"
+
+
+class Forbidden(DomusError):
+    """Who asks may not do this."""
+
+    code = "forbidden"
 
 
 class DriverError(DomusError):
@@ -124,6 +167,19 @@ class Refused(DomusError):
     def as_dict(self) -> dict[str, Any]:
         """The first error, and all of them under `errors`."""
         return {**self.errors[0].as_dict(), "errors": [error.as_dict() for error in self.errors[:100]]}
+
+
+BY_CODE: dict[str, type[DomusError]] = {kind.code: kind for kind in DomusError.__subclasses__() if "code" in vars(kind)}
+
+
+def error_from_dict(data: Mapping[str, Any]) -> DomusError:
+    """The error that `as_dict` was made of; one of an unknown code is a DriverError."""
+    several = data.get("errors")
+    if isinstance(several, list) and several and all(isinstance(one, Mapping) for one in several):
+        return Refused([error_from_dict({**one, "errors": None}) for one in several])
+    kind = BY_CODE.get(str(data.get("code")), DriverError)
+    texts = {name: str(data.get(name) or "") for name in ("object", "field", "remedy")}
+    return kind(str(data.get("message") or "failed without a message"), value=data.get("value"), **texts)
 
 
 class _ShallowRepr(reprlib.Repr):

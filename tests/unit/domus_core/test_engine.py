@@ -252,3 +252,63 @@ def test_an_object_that_is_gone_afterwards_is_told_without_state() -> None:
     apply(site(), driver)
     told = result(apply(parse_document({"site": "paris", "vms": [{"name": "c", "state": "absent"}]}), driver), "vm c")
     assert told["changed"] and told["actions"] == ["delete"] and "state" not in told and isinstance(driver.snapshot.find("vm", "b"), Found)
+
+
+def test_a_plan_is_carried_out_as_it_was_made_or_not_at_all() -> None:
+    driver = BreakingDriver()
+    planned = apply(site(), driver, check=True)
+    assert planned.fingerprint == apply(site(), driver, check=True, expected=planned.fingerprint).fingerprint
+    applied = apply(site(), driver, expected=planned.fingerprint)
+    assert applied.changed and applied.fingerprint == planned.fingerprint and not applied.errors
+    taken = names(driver)
+    with pytest.raises(Conflict) as raised:
+        apply(site(), driver, expected=planned.fingerprint)
+    assert raised.value.message == "the server has changed since the plan was made" and raised.value.remedy and names(driver) == taken
+
+
+def test_the_fingerprint_of_a_plan_changes_with_the_plan_and_with_what_was_found() -> None:
+    driver = BreakingDriver()
+    apply(site(), driver)
+    wanted = {"site": "paris", "vms": [{"name": "c", "description": "x"}]}
+    before = apply(parse_document(wanted), driver, check=True).fingerprint
+    assert apply(parse_document({"site": "paris", "vms": [{"name": "c", "description": "y"}]}), driver, check=True).fingerprint != before
+    apply(parse_document({"site": "paris", "vms": [{"name": "a", "description": "another VM"}]}), driver)
+    assert apply(parse_document(wanted), driver, check=True).fingerprint == before, "only what is involved counts"
+    apply(parse_document({"site": "paris", "vms": [{"name": "c", "tags": ["t"]}]}), driver)
+    with pytest.raises(Conflict):
+        apply(parse_document(wanted), driver, expected=before)
+    assert not any(step.spec.description for step in driver.taken if step.name == "vm c")
+
+
+def test_cancelled_before_anything_nothing_is_done() -> None:
+    driver = BreakingDriver()
+    report = apply(site(), driver, cancelled=lambda: True)
+    assert driver.taken == [] and not report.changed and report.errors
+    assert {error.code for error in report.errors} == {"cancelled"} and all(error.object and error.remedy for error in report.errors)
+    assert len(report.errors) == len([one for one in apply(site(), driver, check=True).results if one.changed])
+
+
+@pytest.mark.parametrize("most", range(1, 14))
+def test_cancelled_in_the_middle_tells_what_was_done_and_what_was_not(most: int) -> None:
+    driver = BreakingDriver()
+    whole = {(one.kind, one.key): [step.action for step in one.steps] for one in apply(site(), driver, check=True).results}
+    report = apply(site(), driver, cancelled=lambda: len(driver.taken) >= most)
+    for one in report.results:
+        done = [step.action for step in one.steps]
+        assert done == whole[(one.kind, one.key)][: len(done)]
+        assert (one.error is None) == (done == whole[(one.kind, one.key)]) and (one.error is None or one.error.code == "cancelled")
+    assert sum(len(one.steps) for one in report.results) == len(driver.taken) >= min(most, sum(map(len, whole.values())))
+    assert not apply(site(), driver).errors and not apply(site(), driver).changed
+
+
+def test_no_step_is_begun_after_cancelling() -> None:
+    driver = BreakingDriver()
+    (told,) = apply(parse_document({"vms": [{"name": "d", "state": "running"}]}), driver, cancelled=lambda: bool(driver.taken)).results
+    assert names(driver) == ["create vm d"] and told.changed and told.error is not None and told.error.code == "cancelled"
+
+
+def test_waiting_for_an_address_ends_when_cancelled() -> None:
+    driver = BreakingDriver()
+    report = apply(site(), driver, wait_for_address=3600, cancelled=lambda: driver.asked > 0)
+    assert {(error.code, error.object) for error in report.errors} == {("cancelled", "vm a"), ("cancelled", "vm b")}
+    assert result(report, "vm a")["changed"] and "start vm b" in names(driver)

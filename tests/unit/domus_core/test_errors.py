@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from domus_core import errors
 from domus_core.errors import Conflict, DomusError, InvalidSpec, Refused, printable, shorten
 
 
@@ -87,3 +88,21 @@ def test_several_errors_are_told_as_the_first_and_all() -> None:
     assert refused.code == "conflict" and refused.as_dict()["message"] == "number 0"
     assert len(refused.as_dict()["errors"]) == 100
     assert "nothing was touched" in str(refused) and "and 130 more" in str(refused)
+
+
+@pytest.mark.parametrize("kind", DomusError.__subclasses__())
+def test_every_error_has_a_code_of_its_own_and_stands_in_the_tree(kind: type[DomusError]) -> None:
+    tree = str(errors.__doc__)
+    if kind is Refused:
+        return
+    assert errors.BY_CODE[kind.code] is kind and kind.__name__ in tree.split()
+
+
+def test_an_error_is_made_again_of_its_data() -> None:
+    error = Conflict("is in use", object="vm a", field="name", value="a", remedy="Use another")
+    again = errors.error_from_dict(error.as_dict())
+    assert type(again) is Conflict and str(again) == str(error) and again.as_dict() == error.as_dict()
+    assert errors.error_from_dict({}).code == "driver_error" and errors.error_from_dict({"code": "error", "message": "x"}).message == "x"
+    several = Refused([error, InvalidSpec("is wrong")])
+    assert errors.error_from_dict(several.as_dict()).as_dict() == several.as_dict()
+    assert errors.error_from_dict({"code": "conflict", "errors": ["x"]}).code == "conflict"

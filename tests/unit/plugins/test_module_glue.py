@@ -43,7 +43,7 @@ def test_every_field_is_an_option_and_no_option_hides_one(kind: Kind) -> None:
     options = glue.resource_options(kind)
     fields = {field.name for field in fields_of(kind.spec)}
     assert fields <= set(options)
-    assert not fields & {*glue.CONNECTION, *glue.CHANGE, *glue.WAIT_FOR}
+    assert not fields & {*glue.COMMON, *glue.CHANGE, *glue.WAIT_FOR}
     assert options["name"]["required"] is True
 
 
@@ -71,7 +71,7 @@ def test_choices_requirements_and_secrets_come_from_the_table() -> None:
     assert options["disks"]["options"]["name"]["required"] is True
     assert options["memory"]["type"] == "str"
     secret = {name for name, option in every_option(options) if option.get("no_log")}
-    assert secret == {"password", "user_data", "network_config"}
+    assert secret == {"password", "user_data", "network_config", "manager_token"}
     assert glue.apply_options()["document_json"]["no_log"] is True
 
 

@@ -35,9 +35,14 @@ class FakeDriver:
         """The server as it is."""
         return self.snapshot
 
-    def read_one(self, kind: str, key: str) -> Optional[Found]:
+    def read_one(self, kind: str, key: str, *, addresses: bool = True) -> Optional[Found]:
         """One object as it is now, or None."""
         return self.snapshot.find(kind, key)
+
+    def find_vm(self, name_or_uuid: str) -> Optional[Found]:
+        """A VM by its name or UUID, or None."""
+        named = self.snapshot.find("vm", name_or_uuid)
+        return named or next((found for dummy, found in self.snapshot.all("vm") if found.state.uuid == name_or_uuid.lower()), None)
 
     def fingerprint(self, kind: str, key: str) -> str:
         """The fingerprint of an object as it is now; empty when there is none."""

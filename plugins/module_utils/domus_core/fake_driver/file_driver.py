@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from ..cancelling import require_not_cancelled
 from ..driver import Target
 from ..errors import Busy, InvalidSpec
 from ..model.fields import given, make
@@ -41,11 +42,11 @@ class FileDriver(FakeDriver):
         """Hold the file: one apply at a time, of all processes. Raises Busy."""
         with open(f"{self.path}.lock", "w", encoding="utf-8") as lock:
             _hold(lock, patience)
-            self.snapshot = _load(self.path)
+            self.snapshot, before = _load(self.path), len(self.taken)
             try:
                 yield
             finally:
-                if self.taken:
+                if len(self.taken) > before:
                     self._save()
 
     def addresses(self, vm: str) -> tuple[str, ...]:
@@ -92,4 +93,5 @@ def _hold(lock: IO[str], patience: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise Busy("another apply holds this server", object="server", remedy="Apply again when it has ended") from None
+            require_not_cancelled()
             time.sleep(_RETRY)

@@ -43,7 +43,7 @@ def _vm(snapshot: Snapshot, found: Optional[Found], step: Step, site: str) -> Fo
     spec = found.spec if found and step.action in RUN_STATES else _without_state(step.spec)
     before = found.state if found else VmState(uuid=step.uuid or "", persistent=True)
     recorded = step.record if step.record is not None else found.recorded if found else None
-    generation = before.generation + (1 if step.action in (CREATE, "update") else 0)
+    generation = before.generation + (1 if step.action in (CREATE, "update") or step.record is not None else 0)
     run_state = RUN_STATES.get(step.action, before.state)
     state = dataclasses.replace(before, state=run_state, managed=recorded is not None, generation=generation, site=before.site or site)
     return Found(spec, state, _running(found, spec, step, run_state), recorded, _fingerprint(found))
@@ -57,7 +57,7 @@ def _running(found: Optional[Found], spec: VmSpec, step: Step, run_state: str) -
     running: VmSpec = found.running
     if step.action in RUN_STATES:
         return running
-    live = [change for change in step.changes if change.effect not in (RESTART, CREATION)]
+    live = [change for change in step.changes if change.effect not in (RESTART, CREATION) and change.field != "state"]
     running = with_changes(running, live)
     return spec if running == spec else running
 

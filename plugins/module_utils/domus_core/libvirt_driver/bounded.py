@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from typing import Any, Callable
 
@@ -24,10 +25,11 @@ def bounded(call: Callable[[], Any], seconds: float, what: str) -> Any:
     What is left behind goes on when it can: it calls require_wanted before whatever it must not do then.
     """
     outcome: list[Any] = []
+    context = contextvars.copy_context()
 
     def run() -> None:
         try:
-            outcome.append((call(), None))
+            outcome.append((context.run(call), None))
         except BaseException as error:
             outcome.append((None, error))
 

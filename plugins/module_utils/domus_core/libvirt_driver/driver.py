@@ -22,6 +22,8 @@ from .places import Places
 from .registry import Registry
 from .server import read_server
 from .vm import Vms
+from .vm_lookup import find_vm
+from .vm_power import ACTIONS
 
 SYSTEM = "qemu:///system"
 STATE_DIRECTORY = "/var/lib/domus"
@@ -67,11 +69,11 @@ class LibvirtDriver:
         }
         return Snapshot(server, objects, repository.read_files(places, site))
 
-    def read_one(self, kind: str, key: str) -> Optional[Found]:
-        """One object as it is now, or None."""
+    def read_one(self, kind: str, key: str, *, addresses: bool = True) -> Optional[Found]:
+        """One object as it is now, or None; a running VM with its IP addresses unless they are not asked for."""
         if kind == "vm":
             found = self._vms().read(key)
-            if found is None or found.state.state != "running" or not found.spec.nics:
+            if not addresses or found is None or found.state.state != "running" or not found.spec.nics:
                 return found
             return dataclasses.replace(found, state=dataclasses.replace(found.state, addresses=self.addresses(key)))
         if kind == "network":
@@ -83,6 +85,10 @@ class LibvirtDriver:
         if kind == "repository":
             return repository.read_repositories(self.registry, self._site).get(key)
         return repository.read_images(kind, self.registry, self.known_places()).get(key)
+
+    def find_vm(self, name_or_uuid: str) -> Optional[Found]:
+        """A VM by its name or UUID, read without its devices; or None."""
+        return find_vm(self.connection, name_or_uuid)
 
     def fingerprint(self, kind: str, key: str) -> str:
         """The fingerprint of an object as it is now; empty when there is none."""
@@ -125,7 +131,16 @@ class LibvirtDriver:
         self._places = places
 
     def _vms(self) -> Vms:
-        return Vms(self.connection, self.known_places(), self._isos, os.path.join(self.state_directory, "cloud-init"))
+        return Vms(self.connection, self.known_places(), self._isos, self._seeds())
+
+    def _carry_out_vm(self, step: Step, site: str) -> None:
+        if step.action in ACTIONS:  # a run state needs no image: do not look for them
+            Vms(self.connection, Places({}), {}, self._seeds()).carry_out(step, site)
+        else:
+            self._vms().carry_out(step, site)
+
+    def _seeds(self) -> str:
+        return os.path.join(self.state_directory, "cloud-init")
 
     def _server(self, site: Optional[Site]) -> ServerState:
         facts = read_server(self.connection, virtualization_setting=self._virtualization(site), state_directory=self.state_directory)
@@ -162,7 +177,7 @@ _STEPS: dict[str, Callable[[LibvirtDriver, Step, str], None]] = {
     "template": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
     "iso": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
     "virtual_disk": lambda driver, step, site: virtual_disk.carry_out(driver.connection, driver.registry, driver.known_places(), step),
-    "vm": lambda driver, step, site: driver._vms().carry_out(step, site),
+    "vm": LibvirtDriver._carry_out_vm,
 }
 
 _: type[Driver] = LibvirtDriver

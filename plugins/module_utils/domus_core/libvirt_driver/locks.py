@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from ..cancelling import require_not_cancelled
 from ..errors import Busy
 from .tools import explain, make_folder
 
@@ -22,7 +23,7 @@ _FLOCK = "hhqqi4x"
 def held(path: str, changing: Iterable[tuple[str, str]], using: Iterable[tuple[str, str]], *, patience: float) -> Iterator[None]:
     """Hold each object by one byte of the lock file: alone if it is to be changed, together with others if only used.
 
-    Locks are taken in the order of their bytes, so two applies never wait for each other. Raises Busy after `patience` seconds,
+    Locks are taken in the order of their bytes, so two applies never wait for each other. Raises Busy after `patience` seconds, Cancelled,
     NoCapacity or DriverError when there can be no lock file.
     """
     descriptor = _open(path)
@@ -58,4 +59,5 @@ def _take(descriptor: int, byte: int, mode: int, target: tuple[str, str], deadli
         except (BlockingIOError, PermissionError):
             if time.monotonic() >= deadline:
                 raise Busy("another apply is working on it", object=" ".join(target), remedy="Wait for it to end, then apply again") from None
+            require_not_cancelled()
             time.sleep(POLL)

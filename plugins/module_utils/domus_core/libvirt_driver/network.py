@@ -5,21 +5,28 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
 from ..errors import Conflict, DomusError, DriverError, NotFound, Unsupported
+from ..model.fields import given, make
 from ..model.network import DhcpSpec, DnsSpec, NetworkSpec, NetworkState
 from ..model.snapshot import Found
 from ..planning.steps import CREATE, DELETE, START, STOP, UPDATE, Step
 from .connection import libvirt, told
 from .network_xml import ipv4_of, new_entries, read_spec, write_dns_hosts, write_reservations, write_spec
 from .registry import Registry
-from .xml_fields import add, canonical, get, parse, serialize
+from .xml_fields import add, canonical, get, parse, put, serialize
 
 INTERFACES = "/sys/class/net"
+# In the registry: the bridge got its name from libvirt, which takes virbr0, virbr1 and so on.
+CHOSEN = {"bridge": "chosen by libvirt"}
+_CHOSEN_NAME = re.compile(r"virbr\d+")
+_NAME_TAKEN = re.compile(r"error creating bridge interface .*File exists|bridge name '.*' already in use")
+TRIES = 10
 # What libvirt says, what that is, which field it is about, and what to do.
 _REFUSALS: tuple[tuple[str, type[DomusError], str, str], ...] = (
     ("already in use by interface", Conflict, "subnet", "Choose a subnet that no other network or interface of the server is in"),
@@ -64,7 +71,7 @@ def carry_out(connection: Any, registry: Registry, step: Step, site: str) -> Non
     elif network is None:
         raise NotFound("is not there any more", remedy="Apply again")
     else:
-        _ACTIONS[step.action](connection, network, step)
+        _ACTIONS[step.action](connection, registry, network, step)
 
 
 def _lookup(connection: Any, name: str) -> Any | None:
@@ -91,15 +98,26 @@ def _found(network: Any, registry: Registry, name: str) -> Found:
     defined = _definition(network)
     current = parse(network.XMLDesc(0)) if active else defined
     spec, running = read_spec(defined, autostart), read_spec(current, autostart)
+    known = registry.read("network", name) or {}
+    made_by_domus = known.get("uuid") == uuid
+    if made_by_domus and CHOSEN.items() <= known.items():
+        spec, running = _without_chosen_bridge(spec), _without_chosen_bridge(running)
     state = NetworkState(
         uuid=uuid,
         active=active,
         bridge=get(current, "./bridge/@name"),
         leases=_count_leases(network) if active else 0,
-        made_by_domus=(registry.read("network", name) or {}).get("uuid") == uuid,
+        made_by_domus=made_by_domus,
     )
     fingerprint = hashlib.sha256(canonical(defined) + f"{active}{autostart}".encode()).hexdigest()
     return Found(spec, state, None if not active else spec if running == spec else running, None, fingerprint)
+
+
+def _without_chosen_bridge(spec: NetworkSpec) -> NetworkSpec:
+    """The specification as it was asked for: a name that libvirt chose may change at every start."""
+    if not _CHOSEN_NAME.fullmatch(spec.bridge or ""):
+        return spec
+    return make(NetworkSpec, {name: value for name, value in given(spec).items() if name != "bridge"})
 
 
 def _definition(network: Any) -> Any:
@@ -131,12 +149,12 @@ def _create(connection: Any, registry: Registry, step: Step, site: str) -> None:
     add(root, "uuid", step.uuid)
     write_spec(root, step.spec, NetworkSpec())
     # Before the definition: a network that is there and not in the registry would look like somebody else's.
-    registry.write("network", step.key, {"uuid": step.uuid, "site": site})
+    registry.write("network", step.key, {"uuid": step.uuid, "site": site, **(CHOSEN if step.spec.bridge is None else {})})
     with _explained(f"define network {step.key}"):
         _set_autostart(connection.networkDefineXML(serialize(root)), step.spec)
 
 
-def _update(connection: Any, network: Any, step: Step) -> None:
+def _update(connection: Any, registry: Registry, network: Any, step: Step) -> None:
     with _explained(f"change network {step.key}"):
         root = _definition(network)
         before, known = read_spec(root, bool(network.autostart())), canonical(root)
@@ -147,8 +165,27 @@ def _update(connection: Any, network: Any, step: Step) -> None:
         if network.isActive():
             _update_live(network, step.spec, before)
         if canonical(root) != known:
-            connection.networkDefineXML(serialize(root))
+            _redefine(connection, root, step.spec)
         _set_autostart(network, step.spec)
+    kept = registry.read("network", step.key)
+    if step.spec.bridge is not None and kept and CHOSEN.items() <= kept.items():
+        registry.write("network", step.key, {name: value for name, value in kept.items() if name not in CHOSEN})
+
+
+def _redefine(connection: Any, root: Any, spec: NetworkSpec) -> None:
+    """libvirt can choose the same name of a bridge for two networks that are defined at once, and then refuses to change either."""
+    try:
+        connection.networkDefineXML(serialize(root))
+    except libvirt.libvirtError as error:
+        if not _can_rename(spec, error):
+            raise
+        put(root, "./bridge/@name", None)
+        connection.networkDefineXML(serialize(root))
+
+
+def _can_rename(spec: NetworkSpec, error: Any) -> bool:
+    """Is the name of the bridge taken, and one that nobody asked for?"""
+    return spec.bridge is None and bool(_NAME_TAKEN.search(str(error)))
 
 
 def _set_autostart(network: Any, spec: NetworkSpec) -> None:
@@ -181,15 +218,25 @@ def _replace(network: Any, section: int, position: int, before: list[Any], after
             network.update(command, section, position, text, libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE)
 
 
-def _start(connection: Any, network: Any, step: Step) -> None:
+def _start(connection: Any, registry: Registry, network: Any, step: Step) -> None:
     with _explained(f"start network {step.key}"):
         if network.isActive():
             return
         _require_bridge(connection, read_spec(_definition(network), False))
-        network.create()
+        for remaining in reversed(range(TRIES)):
+            try:
+                network.create()
+                return
+            except libvirt.libvirtError as error:
+                if not remaining or not _can_rename(step.spec, error):
+                    raise
+            root = _definition(network)
+            put(root, "./bridge/@name", None)
+            # libvirt chooses one that no network and no interface has; until the start another may take that too.
+            connection.networkDefineXML(serialize(root))
 
 
-def _stop(connection: Any, network: Any, step: Step) -> None:
+def _stop(connection: Any, registry: Registry, network: Any, step: Step) -> None:
     with told(f"stop network {step.key}"):
         if network.isActive():
             network.destroy()
@@ -206,7 +253,7 @@ def _delete(network: Any | None, registry: Registry, step: Step) -> None:
     registry.remove("network", step.key)
 
 
-_ACTIONS: dict[str, Callable[[Any, Any, Step], None]] = {UPDATE: _update, START: _start, STOP: _stop}
+_ACTIONS: dict[str, Callable[[Any, Registry, Any, Step], None]] = {UPDATE: _update, START: _start, STOP: _stop}
 
 
 def _require_bridge(connection: Any, spec: NetworkSpec) -> None:

@@ -24,6 +24,7 @@ from .image_files import grow
 from .places import Places
 from .seed import discard_work, make_seed, remove_seed
 from .vm_live import change_running
+from .vm_lookup import record_wanted
 from .vm_power import ACTIONS, patience_of, run_state
 from .vm_reader import comparable, read_vm, source_of, target_of
 from .vm_record import VmRecord, names_in, read_record, write_record
@@ -131,6 +132,8 @@ class Vms:
             if step.action == DELETE:
                 self._delete(domain)
             elif step.action in ACTIONS:
+                if step.record is not None:
+                    record_wanted(domain, step.record)
                 ACTIONS[step.action](domain, step.spec)
                 if step.action == START:
                     self._tidy(domain)

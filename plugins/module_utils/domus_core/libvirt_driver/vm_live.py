@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, Optional
 
 from ..errors import DomusError, Unsupported
 from ..model.fields import LIVE
@@ -14,11 +16,14 @@ from ..planning.steps import Change
 from .bounded import require_wanted
 from .connection import libvirt, told, translate
 from .device_writer import Writing, add_scsi, device_element, edit_device, new_device
+from .tools import run
 from .vm_reader import source_of, target_of
 from .vm_record import GROUPS, NAMESPACE, PREFIX, VmRecord, as_text, names_in, read_record
-from .xml_fields import etree, get, parse, serialize
+from .xml_fields import etree, get, parse, put, serialize
 
 _PLACE = re.compile(r"(disks|cdroms|nics)\[([^\]]+)\](?:\.(.+))?")
+# what QEMU says when it is to take the medium out, and when it is to put one in
+_TRAY_CLOSED = ("Tray of device '", "Tray of the device is not open")
 # libvirt has no code of its own for these: the change is fine, this guest or machine can not take it while it runs
 _NOT_LIVE = (
     "unplug request",
@@ -29,9 +34,13 @@ _NOT_LIVE = (
     "cannot be hotplugged",
     "hotplug is not supported",
     "hot unplug",
+    "timed out waiting to open tray",
+    "is not removable",
+    *_TRAY_CLOSED,
 )
-_TRAY = "Tray of the device is not open"
-TRIES, PAUSE = 10, 0.2
+# as long as libvirt itself waits for a guest that has locked its tray
+TRIES, PAUSE = 25, 0.2
+MONITOR_TIMEOUT = 10.0
 
 
 def change_running(domain: Any, spec: VmSpec, changes: tuple[Change, ...], writing: Writing) -> None:
@@ -55,9 +64,30 @@ def _change_again(domain: Any, spec: VmSpec, change: Change, writing: Writing) -
         try:
             return _change(domain, spec, change, writing)
         except libvirt.libvirtError as error:
-            if _TRAY not in str(error) or not remaining:
+            if not remaining or not any(sign in str(error) for sign in _TRAY_CLOSED):
                 raise
         time.sleep(PAUSE)
+        _open_tray(domain, change, writing)
+
+
+def _open_tray(domain: Any, change: Change, writing: Writing) -> None:
+    """Open the tray that libvirt takes for open, if QEMU has it closed.
+
+    A reset of the drive's bus closes it (ide_reset and scsi_disk_reset in QEMU 7.2) without an event, so libvirt goes on believing it open and never
+    opens it again; forcing the change does not help. A tray that the guest has locked is only asked for.
+    """
+    match = _PLACE.fullmatch(change.field)
+    element = _device(domain, match[1], match[2], writing)[1] if match else None
+    if element is None or get(element, "./target/@tray") != "open":
+        return
+    command = json.dumps({"execute": "blockdev-open-tray", "arguments": {"id": get(element, "./alias/@name")}})
+    # Whether it helped is seen when the change is tried again.
+    with suppress(DomusError):
+        run(
+            ["virsh", "--connect", domain.connect().getURI(), "qemu-monitor-command", "--domain", domain.UUIDString(), command],
+            timeout=MONITOR_TIMEOUT,
+            what="opening the tray",
+        )
 
 
 def _remember_names(domain: Any, record: VmRecord) -> None:
@@ -90,8 +120,7 @@ def _change(domain: Any, spec: VmSpec, change: Change, writing: Writing) -> None
 
 
 def _change_device(domain: Any, group: str, name: str, inner: str, change: Change, spec: VmSpec, writing: Writing) -> None:
-    root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
-    element = device_element(root, group, name, dataclasses.replace(writing.record, devices=names_in(root, writing.record)))
+    root, element = _device(domain, group, name, writing)
     live = libvirt.VIR_DOMAIN_AFFECT_LIVE
     if change.after is None and not inner:
         if element is not None:
@@ -107,7 +136,15 @@ def _change_device(domain: Any, group: str, name: str, inner: str, change: Chang
     elif element is not None:
         device = next(one for one in getattr(spec, group) if one.name == name)
         edit_device(element, device, inner, writing)
+        # Meanwhile the guest may move it, and libvirt refuses a change that also moves the tray.
+        put(element, "./target/@tray", None)
         domain.updateDeviceFlags(serialize(element), live)
+
+
+def _device(domain: Any, group: str, name: str, writing: Writing) -> tuple[Any, Optional[Any]]:
+    """What runs, and in it the element of a device, or None."""
+    root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE))
+    return root, device_element(root, group, name, dataclasses.replace(writing.record, devices=names_in(root, writing.record)))
 
 
 def _is_attached(root: Any, group: str, device: Any, writing: Writing) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Callable
 
+from ..cancelling import require_not_cancelled
 from ..errors import Unreachable
 from ..model.vm import VmSpec
 from ..planning.steps import KILL, PAUSE, RESUME, START, STOP, SUSPEND
@@ -32,7 +33,7 @@ def patience_of(spec: VmSpec) -> int:
 
 
 def stop(domain: Any, spec: VmSpec) -> None:
-    """Ask the guest to shut down, again every few seconds: one that is still booting does not hear. Raises Unreachable when it does not."""
+    """Ask the guest to shut down, again every few seconds: one that is still booting does not hear. Raises Unreachable when it does not, Cancelled."""
     deadline = time.monotonic() + patience_of(spec)
     ask = 0.0
     while domain.isActive():
@@ -43,6 +44,7 @@ def stop(domain: Any, spec: VmSpec) -> None:
         if now >= ask:
             _ask(domain)
             ask = now + ASK_AGAIN
+        require_not_cancelled()
         time.sleep(POLL)
 
 

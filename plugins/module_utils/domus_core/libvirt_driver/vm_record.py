@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from ..model.fields import plain, restore
 from ..model.vm import VmSpec
-from .xml_fields import etree, get
+from .xml_fields import etree, get, serialize
 
 NAMESPACE = "urn:domus:vm:1"
 TAG = f"{{{NAMESPACE}}}vm"
@@ -67,6 +67,13 @@ def as_text(record: VmRecord) -> str:
         "seed": record.seed,
     }
     return json.dumps({key: value for key, value in data.items() if value is not None})
+
+
+def as_bare_xml(record: VmRecord) -> str:
+    """The record as the element that virDomainSetMetadata takes: it puts the namespace in by itself."""
+    element = etree.Element("vm")
+    element.text = as_text(record)
+    return serialize(element)
 
 
 def names_in(live_root: Any, record: VmRecord) -> dict[str, dict[str, str]]:

@@ -75,9 +75,13 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
     complete, steps = _complete_devices(view, wanted, found, uuid)
     changes = [effect_now(change, found) for change in compare(complete, found.spec, exact=bool(wanted.exact), skip=frozenset({"state", "name"}))]
     changes += [*_disconnected(complete, found), *_ordered_otherwise(complete, found)]
-    if not (changes or steps or wanted.state not in (None, found.state.state)):
+    acting = wanted.state not in (None, found.state.state)
+    to_record = to_be_recorded(found.recorded, wanted.state, acting=acting)
+    if to_record and not acting:
+        changes.append(run_state_recorded(found, str(wanted.state)))
+    if not (changes or steps or acting):
         return []
-    if changes and wanted.generation not in (None, found.state.generation):
+    if (changes or to_record) and wanted.generation not in (None, found.state.generation):
         raise Conflict(
             f"the VM has generation {found.state.generation}: somebody changed it since",
             field="generation",
@@ -89,9 +93,9 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
     _check_server(view, whole)
     _check_machine(whole, found)
     _check_amounts(whole)
-    transitions = _run_state(whole, found.state.state, wanted.state, uuid)
+    record = recorded(complete, found.recorded, whole) if changes or to_record else None
+    transitions = _run_state(whole, found.state.state, wanted.state, uuid, record=None if changes else record)
     if changes:
-        record = recorded(complete, found.recorded, whole)
         steps.append(step(UPDATE, "vm", whole, changes=tuple(changes), reason="it differs", uuid=uuid, record=record))
     if (steps or transitions) and not found.state.managed and not wanted.adopted:
         raise Conflict(
@@ -233,8 +237,18 @@ def recorded(asked: VmSpec, before: Optional[VmSpec], whole: VmSpec) -> VmSpec:
     return make(VmSpec, values)
 
 
-def _run_state(spec: VmSpec, found: str, wanted: Optional[str], uuid: str, *, told: bool = False) -> list[Step]:
-    """The verbs that lead from one run state to another; the first one shows the change, unless it was told already."""
+def to_be_recorded(before: Optional[VmSpec], state: Optional[str], *, acting: bool) -> bool:
+    """Must the record be written for this run state? Who finds it as wanted takes no charge of one that nobody asked for."""
+    return before is not None and state not in (None, before.state) and (acting or before.state is not None)
+
+
+def run_state_recorded(found: Found, state: str) -> Change:
+    """That the run state it has already is from now on the one that was asked for."""
+    return Change("state", found.recorded.state, state, LIVE)
+
+
+def _run_state(spec: VmSpec, found: str, wanted: Optional[str], uuid: str, *, told: bool = False, record: Optional[VmSpec] = None) -> list[Step]:
+    """The verbs that lead from one run state to another; the first one writes the record, and shows the change unless it was told already."""
     if wanted is None or wanted == found:
         return []
     actions = TRANSITIONS.get((found, wanted))
@@ -247,7 +261,15 @@ def _run_state(spec: VmSpec, found: str, wanted: Optional[str], uuid: str, *, to
         )
     changes = () if told else (Change("state", found, wanted, LIVE),)
     return [
-        step(action, "vm", spec, reason=f"it is {found} and is to be {wanted}", uuid=uuid, changes=() if position else changes)
+        step(
+            action,
+            "vm",
+            spec,
+            reason=f"it is {found} and is to be {wanted}",
+            uuid=uuid,
+            changes=() if position else changes,
+            record=None if position else record,
+        )
         for position, action in enumerate(actions)
     ]
 

@@ -12,7 +12,7 @@ from domus_core.libvirt_driver import network
 from domus_core.libvirt_driver.connection import libvirt
 from domus_core.libvirt_driver.network import carry_out, leases, read_network, read_networks
 from domus_core.libvirt_driver.registry import Registry
-from domus_core.libvirt_driver.xml_fields import get, parse
+from domus_core.libvirt_driver.xml_fields import get, parse, put, serialize
 from domus_core.model.document import parse_document
 from domus_core.model.fields import IGNORE, Object, Objects, fields_of, make, merge
 from domus_core.model.network import DhcpSpec, DnsHostSpec, DnsSpec, NetworkSpec
@@ -355,7 +355,7 @@ def test_creation_is_registered_before_it_is_defined_and_completes_a_broken_one(
     create = _create_step({"name": "lan", "mode": "isolated", "autostart": True})
     with pytest.raises(Killed):
         carry_out(Watched(connection, last=0), registry, create, "paris")
-    assert registry.read("network", "lan") == {"uuid": UUID, "site": "paris"}
+    assert registry.read("network", "lan") == {"uuid": UUID, "site": "paris", **network.CHOSEN}
     assert read_network(connection, registry, "lan") is None
     for _ in range(2):
         carry_out(connection, registry, create, "paris")
@@ -522,6 +522,89 @@ def test_where_a_bridge_is_looked_for(
     else:
         with pytest.raises(NotFound):
             carry_out(_local(connection, uri), registry, create, "paris")
+
+
+TAKEN = "error creating bridge interface virbr0: File exists"
+
+
+class Occupied:
+    """libvirt's connection or network, where the first `refusals` calls of a method fail; a bridge without a name gets one."""
+
+    def __init__(self, inner: Any, method: str = "", refusals: int = 0, reason: str = TAKEN, owner: Occupied | None = None) -> None:
+        self.inner, self.method, self.refusals, self.reason, self.owner = inner, method, refusals, reason, owner or self
+        self.defined: list[str | None] = []
+
+    def __getattr__(self, name: str) -> Any:
+        owner = self.owner
+
+        def call(*arguments: Any) -> Any:
+            if name == owner.method and owner.refusals:
+                owner.refusals -= 1
+                libvirt.virResetLastError()  # else the error would be the last real one of this thread
+                raise libvirt.libvirtError(owner.reason)
+            if name == "networkDefineXML":
+                root = parse(arguments[0])
+                owner.defined.append(get(root, "./bridge/@name"))
+                put(root, "./bridge/@name", owner.defined[-1] or f"virbr{len(owner.defined) - 1}")
+                arguments = (serialize(root),)
+            result = getattr(self.inner, name)(*arguments)
+            return Occupied(result, owner=owner) if isinstance(result, libvirt.virNetwork) else result
+
+        return call
+
+
+AUTOMATIC = {"name": "lan", "mode": "isolated", "state": "active"}
+
+
+def test_a_bridge_that_libvirt_named_gets_another_name_when_it_is_taken(connection: Any, registry: Registry) -> None:
+    occupied = Occupied(connection, "create", 2)
+    for one in planned(connection, registry, AUTOMATIC):
+        carry_out(occupied, registry, one, "paris")
+    found = read_network(connection, registry, "lan")
+    assert found is not None and found.state.active and found.state.bridge == "virbr2" and occupied.defined == [None, None, None]
+    assert found.spec.bridge is None and found.running is found.spec and planned(connection, registry, AUTOMATIC) == ()
+    # The same at a later start, and after another change.
+    for document in ({**AUTOMATIC, "state": "inactive"}, {**AUTOMATIC, "state": "inactive", "mtu": 1300}, AUTOMATIC):
+        occupied.refusals = 1
+        for one in planned(connection, registry, document):
+            carry_out(occupied, registry, one, "paris")
+    assert occupied.defined[-1] is None and read_network(connection, registry, "lan").state.active  # type: ignore[union-attr]
+
+
+def test_a_name_that_two_networks_got_is_changed_with_the_next_change(connection: Any, registry: Registry) -> None:
+    occupied = Occupied(connection, "networkDefineXML", 0, "internal error: bridge name 'virbr0' already in use.")
+    for document in ({**AUTOMATIC, "state": "inactive"}, {**AUTOMATIC, "state": "inactive", "mtu": 1300}):
+        for one in planned(connection, registry, document):
+            carry_out(occupied, registry, one, "paris")
+        occupied.refusals = 1
+    found = read_network(connection, registry, "lan")
+    assert found is not None and found.spec.mtu == 1300 and (occupied.defined, found.state.bridge) == ([None, None], "virbr1")
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at first", "later"])
+def test_a_bridge_that_was_named_keeps_its_name(later: bool, connection: Any, registry: Registry) -> None:
+    named = {**AUTOMATIC, "bridge": "virbr0"}
+    occupied = Occupied(connection, "create", network.TRIES)
+    for document in ({**AUTOMATIC, "state": "inactive"}, {**named, "state": "inactive"}) if later else ({**named, "state": "inactive"},):
+        for one in planned(connection, registry, document):
+            carry_out(occupied, registry, one, "paris")
+    defined = list(occupied.defined)
+    for document in (named, AUTOMATIC):
+        with pytest.raises(Conflict) as caught:
+            for one in planned(connection, registry, document):
+                carry_out(occupied, registry, one, "paris")
+        assert caught.value.field == "bridge" and caught.value.remedy == "Choose another name for the bridge"
+    found = read_network(connection, registry, "lan")
+    assert found is not None and found.spec.bridge == "virbr0" and occupied.defined == defined
+
+
+@pytest.mark.parametrize(("refusals", "reason"), [(network.TRIES, TAKEN), (1, "error creating bridge interface virbr0: Operation not permitted")])
+def test_why_no_name_can_be_had_is_told(refusals: int, reason: str, connection: Any, registry: Registry) -> None:
+    occupied = Occupied(connection, "create", refusals, reason)
+    with pytest.raises(Conflict, match=reason):
+        for one in planned(connection, registry, AUTOMATIC):
+            carry_out(occupied, registry, one, "paris")
+    assert occupied.refusals == 0
 
 
 def test_leases_are_read_in_one_form(connection: Any) -> None:

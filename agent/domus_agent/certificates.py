@@ -1,0 +1,65 @@
+"""Keys and certificates of this server. Imported only when one is made or checked: the library is large, an owned agent runs without it."""
+
+from __future__ import annotations
+
+import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from domus_core.errors import InvalidSpec
+
+YEARS = 20
+
+
+def self_signed(urn: str) -> tuple[str, str]:
+    """A new key and a certificate for it that nobody has signed but itself; both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = _name(), datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=365 * YEARS))
+    certificate = builder.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(urn)]), critical=False).sign(key, hashes.SHA256())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem.decode(), certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def request(key_pem: str, urn: str) -> str:
+    """A certificate signing request (PEM) for the key."""
+    key = serialization.load_pem_private_key(key_pem.encode(), None)
+    builder = x509.CertificateSigningRequestBuilder(_name())
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(urn)]), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()  # type: ignore[arg-type]
+
+
+def check_signed(certificate_pem: str, authority_pem: str, urn: str) -> None:
+    """Raise InvalidSpec unless the authority signed the certificate, it names the server and is valid now."""
+    try:
+        certificate, authority = (x509.load_pem_x509_certificate(text.encode()) for text in (certificate_pem, authority_pem))
+    except ValueError:
+        raise InvalidSpec("is not a certificate (PEM)", field="certificate, authority") from None
+    signer, algorithm = authority.public_key(), certificate.signature_hash_algorithm
+    try:
+        if not isinstance(signer, ec.EllipticCurvePublicKey) or algorithm is None:
+            raise InvalidSignature
+        signer.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(algorithm))
+    except InvalidSignature:
+        raise InvalidSpec("is not signed by this authority", field="certificate") from None
+    if urn not in _uris(certificate):
+        raise InvalidSpec("is not for this server", field="certificate", remedy=f"It must name {urn}")
+    ends = certificate.not_valid_after_utc if hasattr(certificate, "not_valid_after_utc") else certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+    if ends < datetime.datetime.now(datetime.timezone.utc):
+        raise InvalidSpec("has ended already", field="certificate", remedy="Are the clocks of manager and server right?")
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    return list(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def _name() -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "domus-agent")])

@@ -1,0 +1,135 @@
+"""The agent as a whole: its parts put together, started, and ended by SIGTERM. VMs do not notice either."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from domus_core.errors import DriverError
+
+from .callbacks import Callbacks, LatestStatistics
+from .config import VERSION, AgentConfig
+from .connections import Connections
+from .console import Consoles
+from .methods import Methods
+from .observer import Observer
+from .operations import Operations
+from .ownership import Ownership
+from .rpc import Door
+from .statistics import Statistics
+from .store import AgentStore
+
+STOP_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """All parts of one agent, in the order in which they need each other."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.store = AgentStore(config.directory)
+        self.ownership = Ownership(config.directory, config.state_directory, self.store)
+        self.connections = Connections(config.uri, config.state_directory)
+        self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
+        self.observer = Observer(config, self.store, self.ownership.server_id, self.operations.busy)
+        self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
+        self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION)
+        self.consoles = Consoles(config.uri)
+        self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self.statistics.take, self._revoke)
+        self.store.wake = self.callbacks.wake
+        self.store.recovered = self.observer.resync
+        self.operations.touched = self.observer.touched
+        self.methods.resync = self.observer.resync
+
+    async def serve(self) -> None:
+        """Work until SIGTERM or SIGINT. Raises DriverError when the port is taken, Unsupported without python3-libvirt."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda dummy, context: _log.warning("%s: %s", context["message"], context.get("exception")))
+        ended = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, ended.set)
+        door = Door(self.ownership, self.methods, self.consoles.handle, self.config.address, self.config.port)
+        try:
+            await door.open()
+        except OSError as error:
+            raise DriverError(
+                f"can not listen: {error.strerror}", object=f"{self.config.address}:{self.config.port}", remedy="Does an agent run already?"
+            ) from None
+        self.ownership.changed = lambda: self._ownership_changed(door, loop)
+        self._start(door)
+        await ended.wait()
+        _log.info("ending; %d operations are under way", self.operations.unfinished())
+        await self.consoles.close()
+        await door.close()
+        await loop.run_in_executor(None, self._stop)
+
+    def _start(self, door: Door) -> None:
+        self.observer.start()
+        self.statistics.start()
+        self.store.add_event("agent.started", data={"version": VERSION})
+        self.callbacks.start()
+        owner = f"belongs to {self.ownership.url}" if self.ownership.owned else "has no manager yet"
+        _log.info("agent %s on server %s listens on %s:%d; it %s", VERSION, self.ownership.server_id, door.address, door.port, owner)
+        if self.store.problem:
+            _log.error("%s", self.store.problem)
+
+    def _stop(self) -> None:
+        self.operations.stop(STOP_SECONDS)
+        self.statistics.stop()
+        self.store.add_event("agent.stopped")
+        self.callbacks.stop()
+        self.observer.stop()
+        self.connections.close()
+        self.store.close()
+
+    def _ownership_changed(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:
+        _log.info("the server %s", f"was taken over by {self.ownership.url}" if self.ownership.owned else "was released")
+        asyncio.run_coroutine_threadsafe(door.renew(), loop)
+        self.callbacks.wake()
+
+    def _revoke(self, serial: str, until: float) -> None:
+        self.operations.cancel_all_of(self.ownership.revoke(serial, until))
+
+
+class OneLine(logging.Formatter):
+    """A record is one line, as the journal wants it; of an exception only its kind and words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f": {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+        return f"{record.levelname.lower()}: {' '.join(text.split())}"
+
+
+def run(config: AgentConfig) -> int:
+    """Be the agent until SIGTERM; return the exit code. Raises DomusError when it can not begin."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    with _only_one(config.directory):
+        asyncio.run(Agent(config).serve())
+        logging.shutdown()
+        os._exit(0)  # a thread that an operation was interrupted in would hold the process
+
+
+@contextlib.contextmanager
+def _only_one(directory: str) -> Iterator[Any]:
+    """Two agents on one database would both send its outbox. Raises DriverError."""
+    import fcntl
+
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    with open(os.path.join(directory, "agent.lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DriverError("an agent runs already on this directory", object=directory, remedy="systemctl status domus-agent") from None
+        yield file

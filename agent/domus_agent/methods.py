@@ -1,0 +1,200 @@
+"""The methods that can be called, who may call them, and which parameters they take: one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+
+from domus_core import engine
+from domus_core.clients.wire import PROTOCOLS
+from domus_core.errors import Forbidden, InvalidSpec, NotFound
+from domus_core.libvirt_driver.adoption import adopt
+from domus_core.libvirt_driver.server import read_server
+from domus_core.model.document import DEFAULT_SITE, parse_document
+
+from .connections import Connections
+from .operations import Operations, described_report
+from .ownership import FREE, JOB, MANAGER, Caller, Ownership
+from .store import AgentStore
+
+LONGEST_WAIT, SHORT_WAIT = 20.0, 0.5
+# Each holds a thread of the door; beyond that they wait shortly, so that other calls find one.
+MOST_WAITING = 32
+_NUMBER = (int, float)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
+_REQUIRED = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter: its types, and its value when it is left out. A number is checked against `most`."""
+
+    types: tuple[type, ...]
+    default: Any = _REQUIRED
+    most: float = 86400.0
+
+
+_TEXT, _MAYBE_TEXT = Parameter((str,)), Parameter((str, type(None)), None)
+_DOCUMENT = {"document": Parameter((dict,)), "server": _MAYBE_TEXT, "expected": _MAYBE_TEXT}
+_SECONDS = Parameter(_NUMBER, 0.0)
+_PATIENCE = Parameter(_NUMBER, engine.PATIENCE)
+SUBMIT: dict[str, dict[str, Parameter]] = {
+    "apply": {**_DOCUMENT, "check": Parameter((bool,), False), "wait_for_address": _SECONDS, "patience": _PATIENCE},
+    "verb": {
+        **{"vm": _TEXT, "verb": _TEXT, "force": Parameter((bool,), False), "timeout": Parameter((int, type(None)), None)},
+        **{"site": _MAYBE_TEXT, "patience": _PATIENCE},
+    },
+}
+
+
+class Methods:
+    """What the door offers; `call` is all it needs to know."""
+
+    def __init__(self, ownership: Ownership, store: AgentStore, operations: Operations, connections: Connections, version: str) -> None:
+        self.resync: Callable[[], None] = lambda: None
+        self._ownership = ownership
+        self._store = store
+        self._operations = operations
+        self._connections = connections
+        self._version = version
+        self._waiting = threading.Semaphore(MOST_WAITING)
+
+    def call(self, method: str, parameters: Mapping[str, Any], caller: Caller) -> Any:
+        """The method's result. Raises NotFound, Forbidden, InvalidSpec, and what the method raises."""
+        known = METHODS.get(method)
+        if known is None:
+            raise NotFound("there is no such method", object=f"method {method[:60]}", remedy=f"Known: {', '.join(METHODS)}")
+        if caller.role not in known.roles:
+            raise Forbidden(f"may not be called by {_called(caller)}", object=f"method {method}")
+        if method == "submit":
+            return self._submit(parameters, caller)
+        return known.work(self, checked(known.parameters, parameters), caller)
+
+    def _hello(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        own = self._ownership
+        told: dict[str, Any] = {"server": own.server_id, "name": platform.node(), "version": self._version, "protocols": list(PROTOCOLS)}
+        told.update(owned=own.owned, manager=own.manager, csr=own.certificate_request(), problem=self._store.problem)
+        return told
+
+    def _take_over(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._ownership.take_over(**parameters)
+
+    def _release(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._ownership.release()
+
+    def _revoke(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        self._operations.cancel_all_of(self._ownership.revoke(parameters["serial"], parameters["until"]))
+        return {}
+
+    def _submit(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        kind = parameters.get("kind")
+        if not isinstance(kind, str) or kind not in SUBMIT:
+            raise InvalidSpec("is not a kind of operation", field="kind", value=kind, remedy=f"Known: {', '.join(SUBMIT)}")
+        asked = {"operation": _TEXT, "kind": _TEXT, **SUBMIT[kind]}
+        others = {name for one in SUBMIT.values() for name in one if name not in asked}
+        given = {name: value for name, value in parameters.items() if name not in others or value is not None}
+        content = checked(asked, given)
+        operation, dummy = content.pop("operation"), content.pop("kind")
+        if not _ID.fullmatch(operation):
+            raise InvalidSpec("is not an operation's id", field="operation", value=operation, remedy="Use a UUID")
+        return self._operations.submit(operation, kind, content, _who(caller), caller.serial)
+
+    def _status(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        asked = (parameters["operation"], _only(caller))
+        if self._waiting.acquire(blocking=False):
+            try:
+                return self._operations.status(*asked, parameters["wait"], parameters["since"])
+            finally:
+                self._waiting.release()
+        return self._operations.status(*asked, min(parameters["wait"], SHORT_WAIT), parameters["since"])
+
+    def _cancel(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._operations.cancel(parameters["operation"], _only(caller))
+
+    def _plan(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        site = parse_document(parameters["document"], server=parameters["server"])
+        with self._connections.driver() as driver:
+            report = engine.apply(site, driver, check=True, expected=parameters["expected"])
+        return described_report(report, self._ownership.server_id)
+
+    def _inventory(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        with self._connections.connection() as connection:
+            facts = read_server(connection, virtualization_setting="auto", state_directory=self._connections.state_directory)
+        return {"objects": self._store.objects(), "server": facts}
+
+    def _resync(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        mark = self._store.announce_all()
+        self.resync()
+        return {"mark": mark}
+
+    def _adopt(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        if not all(isinstance(name, str) for name in parameters["vms"] or ()):
+            raise InvalidSpec("is not a list of names", field="vms")
+        with self._connections.driver() as driver:
+            return adopt(driver, parameters["vms"], parameters["site"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One method: who may call it, and its parameters."""
+
+    work: Callable[[Methods, Mapping[str, Any], Caller], dict[str, Any]]
+    roles: tuple[str, ...] = (MANAGER,)
+    parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
+
+
+_ANYBODY, _WORKERS = (FREE, JOB, MANAGER), (JOB, MANAGER)
+_OPERATION = {"operation": _TEXT}
+_TAKE_OVER = dict.fromkeys(("secret", "manager", "url", "authority", "callback_authority", "certificate", "name"), _TEXT)
+METHODS: dict[str, Method] = {
+    "hello": Method(Methods._hello, _ANYBODY),
+    "take_over": Method(Methods._take_over, (FREE,), _TAKE_OVER),
+    "release": Method(Methods._release),
+    "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),
+    "submit": Method(Methods._submit, _WORKERS),
+    "status": Method(Methods._status, _WORKERS, {**_OPERATION, "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT), "since": Parameter((int,), 0, 1e9)}),
+    "cancel": Method(Methods._cancel, _WORKERS, _OPERATION),
+    "plan": Method(Methods._plan, _WORKERS, _DOCUMENT),
+    "inventory": Method(Methods._inventory),
+    "resync": Method(Methods._resync),
+    "adopt": Method(Methods._adopt, parameters={"vms": Parameter((list, type(None)), None), "site": Parameter((str,), DEFAULT_SITE)}),
+}
+
+
+def checked(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with their defaults. Raises InvalidSpec for one that is unknown, missing or of another type."""
+    for name in given:
+        if name not in known:
+            raise InvalidSpec("is not a parameter of this method", field=str(name)[:60], remedy=f"Known: {', '.join(known) or 'none'}")
+    return {name: _checked(name, parameter, given) for name, parameter in known.items()}
+
+
+def _checked(name: str, parameter: Parameter, given: Mapping[str, Any]) -> Any:
+    if name not in given:
+        if parameter.default is _REQUIRED:
+            raise InvalidSpec("is missing", field=name)
+        return parameter.default
+    value = given[name]
+    if not isinstance(value, parameter.types) or (isinstance(value, bool) and bool not in parameter.types):
+        wanted = " or ".join("null" if one is type(None) else one.__name__ for one in parameter.types)
+        raise InvalidSpec(f"must be of type {wanted}, not {type(value).__name__}", field=name)
+    if isinstance(value, _NUMBER) and not 0 <= value <= parameter.most:
+        raise InvalidSpec(f"must be between 0 and {parameter.most:g}", field=name, value=value)
+    return value
+
+
+def _who(caller: Caller) -> str:
+    return f"{caller.role}:{caller.name}"
+
+
+def _only(caller: Caller) -> Optional[str]:
+    """A job sees its own operations; the manager sees all."""
+    return None if caller.role == MANAGER else _who(caller)
+
+
+def _called(caller: Caller) -> str:
+    return {FREE: "anybody: this server has no manager yet", JOB: "a job", MANAGER: "the manager: it has taken this server over already"}[caller.role]

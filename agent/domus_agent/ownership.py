@@ -1,0 +1,318 @@
+"""Whose this server is: its identity, the one-time secret of a free server, its manager, and who may call what.
+
+Identity and trust are files (directory/identity), written so that a crash at any moment leaves the server either free or owned:
+identity.json is the switch and is written last. They do not depend on the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import ssl
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+from urllib.parse import urlsplit
+
+from domus_core import owner
+from domus_core.clients.wire import manager_urn, server_urn
+from domus_core.errors import Conflict, DriverError, Forbidden, InvalidSpec, NotFound, Unauthorized
+
+from .store import AgentStore
+
+WRONG_TRIES = 5
+FREE, JOB, MANAGER = "free", "job", "manager"
+_JOB, _FOR = "urn:domus:job:", "urn:domus:for:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """Who calls: anybody (`free`), the manager, or one of its jobs; with the serial number (hex) of the certificate."""
+
+    role: str
+    name: str = ""
+    serial: str = ""
+
+
+class Ownership:
+    """The identity of this server. `changed` is called after each take-over and release.
+
+    `context` is the TLS of the door, a new object after each change (one can learn a CA, but not forget it): what was connected
+    with an earlier one counts no more.
+    """
+
+    def __init__(self, directory: str, state_directory: str, store: AgentStore, clock: Callable[[], float] = time.time) -> None:
+        self.directory = os.path.join(directory, "identity")
+        self.state_directory = state_directory
+        self.changed: Callable[[], None] = lambda: None
+        self._store = store
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._wrong = 0
+        self._request: Optional[str] = None
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self._identity: dict[str, Any] = self._load()
+        self._revoked = self._load_revoked()
+        if not self.owned and not os.path.exists(self._path("secret")):
+            self._become_free()
+        self.context = self._server_context()
+
+    @property
+    def server_id(self) -> str:
+        """The UUID of this server, for ever."""
+        return str(self._identity["server"])
+
+    @property
+    def manager(self) -> Optional[str]:
+        """The id of the manager that owns this server."""
+        return self._identity.get("manager")
+
+    @property
+    def owned(self) -> bool:
+        """Has this server a manager?"""
+        return self.manager is not None
+
+    @property
+    def url(self) -> str:
+        """Where the manager hears callbacks; empty on a free server."""
+        return str(self._identity.get("url") or "")
+
+    @property
+    def name(self) -> str:
+        """What the manager calls this server; empty on a free server."""
+        return str(self._identity.get("name") or "")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of this server's certificate, hexadecimal."""
+        return fingerprint_of(self._read("certificate.pem"))
+
+    def invitation(self) -> Optional[str]:
+        """`fingerprint:secret`, with which a manager takes a free server over; None on an owned one."""
+        return None if self.owned else f"{self.fingerprint()}:{self._read('secret').strip()}"
+
+    def certificate_request(self) -> Optional[str]:
+        """A free server's certificate signing request (PEM); None on an owned one."""
+        with self._lock:
+            if not self.owned and self._request is None:
+                from . import certificates
+
+                self._request = certificates.request(self._read("key.pem"), server_urn(self.server_id))
+            return None if self.owned else self._request
+
+    def caller(self, certificate: Optional[Mapping[str, Any]]) -> Caller:
+        """Who shows this (verified) certificate. Raises Forbidden, Unauthorized: another's, ended or revoked."""
+        if not self.owned:
+            return Caller(FREE)
+        if not certificate:
+            raise Unauthorized("this server belongs to a manager and answers only with a certificate of it", remedy="Ask through the manager")
+        serial = normal_serial(str(certificate.get("serialNumber", "")))
+        if ssl.cert_time_to_seconds(str(certificate["notAfter"])) < self._clock():
+            raise Forbidden("the certificate has ended", field="certificate", value=serial)
+        if serial in self._revoked:
+            raise Forbidden("the certificate is revoked", field="certificate", value=serial)
+        names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+        if manager_urn(str(self.manager)) in names:
+            return Caller(MANAGER, str(self.manager), serial)
+        jobs = [name[len(_JOB) :] for name in names if name.startswith(_JOB)]
+        if jobs and f"{_FOR}{self.server_id}" in names:
+            return Caller(JOB, jobs[0], serial)
+        raise Forbidden("the certificate is neither the manager's nor that of a job for this server", field="certificate", value=", ".join(names))
+
+    def revoke(self, serial: str, until: float) -> str:
+        """Accept that certificate no more; return its serial number in our form. Raises InvalidSpec."""
+        serial = normal_serial(serial)
+        if self._revoked.get(serial) == until:
+            return serial
+        self._store.revoke(serial, until)
+        with self._lock:  # trust does not depend on the database: a damaged one must not let a revoked certificate in
+            kept = {one: end for one, end in self._revoked.items() if end > self._clock() - 86400}
+            self._revoked = {**kept, serial: until}
+            with contextlib.suppress(OSError):
+                self._write("revoked.json", json.dumps(self._revoked))
+        return serial
+
+    def take_over(self, *, secret: str, manager: str, url: str, authority: str, callback_authority: str, certificate: str, name: str) -> dict[str, Any]:
+        """Belong to a manager from now on. Raises Conflict, Unauthorized (wrong secret), InvalidSpec; then nothing has changed."""
+        with self._lock:
+            if self.owned:
+                raise Conflict("this server belongs to a manager already", field="manager", value=self.manager, remedy="Have that one release it")
+            self._check_secret(secret)
+            _check_url(url)
+            self._check_certificates(authority, callback_authority, certificate)
+            self._write("authority.pem", authority)
+            self._write("callback_authority.pem", callback_authority)
+            self._write("certificate.pem", certificate)
+            owner.mark(self.state_directory, manager, url)
+            self._put_identity({"server": self.server_id, "manager": manager, "url": url, "name": name})
+            self._remove("secret")
+            self._wrong = 0
+            self.context = self._server_context()
+        self._store.begin_epoch()
+        self.changed()
+        return {"server": self.server_id}
+
+    def release(self) -> dict[str, Any]:
+        """Be free again: a new key, a new secret; the manager's certificates are accepted no more."""
+        with self._lock:
+            self._put_identity({"server": self.server_id})
+            self._become_free()
+            self._revoked = {}
+            for name in ("authority.pem", "callback_authority.pem", "revoked.json"):
+                self._remove(name)
+            owner.unmark(self.state_directory)
+            self.context = self._server_context()
+        self._store.begin_epoch()
+        self.changed()
+        return {}
+
+    def client_context(self) -> ssl.SSLContext:
+        """TLS to the manager: our certificate, and the CA that its web server must be signed by."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(self._path("callback_authority.pem"))
+        context.load_cert_chain(self._path("certificate.pem"), self._path("key.pem"))
+        return context
+
+    def _server_context(self) -> ssl.SSLContext:
+        """TLS for those who call: who owns us must show a certificate of the owner's CA."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._path("certificate.pem"), self._path("key.pem"))
+        if self.owned:
+            context.load_verify_locations(self._path("authority.pem"))
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def _check_secret(self, secret: str) -> None:
+        if hmac.compare_digest(secret.encode(), self._read("secret").strip().encode()):
+            return
+        self._wrong += 1
+        if self._wrong >= WRONG_TRIES:
+            self._wrong = 0
+            self._write("secret", secrets.token_hex(16))
+        raise Unauthorized("that is not this server's secret", field="secret", remedy="Take the one that `domus-agent status` shows on the server now")
+
+    def _check_certificates(self, authority: str, callback_authority: str, certificate: str) -> None:
+        """Look before anything is written: what does not fit would lock everybody out. Raises InvalidSpec."""
+        from . import certificates
+
+        certificates.check_signed(certificate, authority, server_urn(self.server_id))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with tempfile.NamedTemporaryFile("w", dir=self.directory) as file:
+            file.write(certificate)
+            file.flush()
+            try:
+                context.load_cert_chain(file.name, self._path("key.pem"))
+            except (ssl.SSLError, ValueError):
+                raise InvalidSpec("is not for this server's key", field="certificate", remedy="Sign the request that hello returns") from None
+        for field, text in (("authority", authority), ("callback_authority", callback_authority)):
+            try:
+                context.load_verify_locations(cadata=text)
+            except (ssl.SSLError, ValueError):
+                raise InvalidSpec("is not a certificate (PEM)", field=field) from None
+
+    def _become_free(self) -> None:
+        from . import certificates
+
+        self._request = None
+        key, certificate = certificates.self_signed(server_urn(self.server_id))
+        self._write("key.pem", key)
+        self._write("certificate.pem", certificate)
+        self._write("secret", secrets.token_hex(16))
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            data = json.loads(self._read("identity.json"))
+        except FileNotFoundError:
+            data = {"server": str(uuid.uuid4())}
+            self._write("identity.json", json.dumps(data))
+        except ValueError:
+            raise DriverError(
+                "the identity of this server is damaged", object=self._path("identity.json"), remedy="Restore it, or remove it and take the server over again"
+            ) from None
+        return dict(data)
+
+    def _load_revoked(self) -> dict[str, float]:
+        revoked = self._store.revoked()
+        with contextlib.suppress(OSError, ValueError):
+            revoked.update(json.loads(self._read("revoked.json")))
+        return revoked
+
+    def _put_identity(self, identity: dict[str, Any]) -> None:
+        self._write("identity.json", json.dumps(identity))
+        self._identity = identity
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _read(self, name: str) -> str:
+        with open(self._path(name), encoding="utf-8") as file:
+            return file.read()
+
+    def _write(self, name: str, text: str) -> None:
+        """Replace a file (0600) as a whole, also in the face of a power cut."""
+        temporary = self._path(f".{name}.new")
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path(name))
+        directory = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self._path(name))
+
+
+def read_identity(directory: str) -> dict[str, Any]:
+    """What the files of an agent's directory say, for a command on the server itself: server, manager, url, name, invitation.
+
+    Raises NotFound before the agent's first start, DriverError when the files can not be read.
+    """
+    files = os.path.join(directory, "identity")
+    try:
+        with open(os.path.join(files, "identity.json"), encoding="utf-8") as file:
+            told = {"manager": None, "url": None, "name": None, "invitation": None, **json.load(file)}
+        if told["manager"] is None:
+            with open(os.path.join(files, "certificate.pem"), encoding="utf-8") as file, open(os.path.join(files, "secret"), encoding="utf-8") as secret:
+                told["invitation"] = f"{fingerprint_of(file.read())}:{secret.read().strip()}"
+    except FileNotFoundError:
+        raise NotFound("the agent was never started on this server", object=files, remedy="systemctl start domus-agent") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DriverError(f"can not be read: {error}", object=files, remedy="Ask as root") from None
+    return told
+
+
+def fingerprint_of(certificate_pem: str) -> str:
+    """SHA-256 of a certificate's DER, hexadecimal."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate_pem)).hexdigest()
+
+
+def normal_serial(serial: str) -> str:
+    """A serial number as lower-case hex without leading zeros. Raises InvalidSpec."""
+    try:
+        return format(int(serial, 16), "x")
+    except ValueError:
+        raise InvalidSpec("is not a serial number in hexadecimal", field="serial", value=serial) from None
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme == "https" and parts.hostname and (parts.port or 443) > 0 and not parts.username
+    except ValueError:
+        sound = False
+    if not sound:
+        raise InvalidSpec("is not an https:// address", field="url", value=url)

@@ -1,0 +1,109 @@
+"""Figures of the server and its running VMs, in one call; a QEMU that hangs is left out of them, and delays nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from domus_core.errors import DomusError
+from domus_core.libvirt_driver.bounded import bounded
+from domus_core.libvirt_driver.connection import connect, libvirt, told
+from domus_core.libvirt_driver.registry import Registry
+from domus_core.libvirt_driver.vm_power import STATES
+
+LIMIT = 5.0
+_GROUPS = ("STATE", "CPU_TOTAL", "BALLOON", "VCPU", "INTERFACE", "BLOCK")
+_FLAGS = ("ACTIVE", "NOWAIT")
+
+
+class Statistics:
+    """Figures on request; `collect` may be called from any thread and takes 5 seconds at most."""
+
+    def __init__(self, uri: str, state_directory: str) -> None:
+        self._uri = uri
+        self._registry = Registry(os.path.join(state_directory, "objects"))
+        self._asking = threading.Lock()
+        self._cpu: Optional[tuple[int, int]] = None
+
+    def collect(self) -> dict[str, Any]:
+        """The figures now: {at, vms: {uuid: ...} or None when libvirt does not tell them, host}. Sizes and traffic in bytes since the start, times in ns."""
+        return {"at": time.time(), "vms": self._vms(), "host": self._host()}
+
+    def _vms(self) -> Optional[dict[str, Any]]:
+        if not self._asking.acquire(blocking=False):  # an earlier question has had no answer yet
+            return None
+        try:
+            return dict(bounded(self._ask, LIMIT, "asking for statistics"))
+        except (DomusError, libvirt.libvirtError):
+            return None
+
+    def _ask(self) -> dict[str, Any]:
+        try:
+            with told("asking for statistics"), contextlib.closing(connect(self._uri)) as connection:
+                groups, flags = (
+                    sum(getattr(libvirt, prefix + name, 0) for name in names)
+                    for prefix, names in (("VIR_DOMAIN_STATS_", _GROUPS), ("VIR_CONNECT_GET_ALL_DOMAINS_STATS_", _FLAGS))
+                )
+                return {domain.UUIDString(): figures(values) for domain, values in connection.getAllDomainStats(groups, flags)}
+        finally:
+            self._asking.release()
+
+    def _host(self) -> dict[str, Any]:
+        memory = _memory()
+        return {
+            "cpus": os.cpu_count(),
+            "cpu": self._busy_share(),
+            "load": list(os.getloadavg()),
+            "memory": memory.get("MemTotal"),
+            "memory_available": memory.get("MemAvailable"),
+            "file_systems": self._file_systems(),
+        }
+
+    def _busy_share(self) -> Optional[float]:
+        """How busy the processors were since the last question: 0 to 1; None at the first."""
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, idle, waiting, *rest = (int(word) for word in file.readline().split()[1:9])
+        now = user + nice + system + idle + waiting + sum(rest), idle + waiting
+        before, self._cpu = self._cpu, now
+        if before is None or now[0] == before[0]:
+            return None
+        return round(max(0.0, 1 - (now[1] - before[1]) / (now[0] - before[0])), 4)
+
+    def _file_systems(self) -> dict[str, dict[str, Any]]:
+        """Size and room of the repositories' file systems, in bytes; one that is not there is left out."""
+        found = {}
+        for name in self._registry.names("repository"):
+            with contextlib.suppress(OSError, DomusError):
+                path = (self._registry.read("repository", name) or {}).get("path") or ""
+                room = os.statvfs(path)
+                found[name] = {"path": path, "size": room.f_blocks * room.f_frsize, "free": room.f_bavail * room.f_frsize}
+        return found
+
+
+def figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    """One VM's figures of libvirt's; None is what this libvirt, or this moment, does not tell."""
+    memory = values.get("balloon.current")
+    return {
+        "state": STATES.get(values.get("state.state", 0), "stopped"),
+        "cpu_time_ns": values.get("cpu.time"),
+        "vcpus": values.get("vcpu.current"),
+        "memory": None if memory is None else memory * 1024,
+        "disk_read": _sum(values, "block", "rd.bytes"),
+        "disk_written": _sum(values, "block", "wr.bytes"),
+        "net_received": _sum(values, "net", "rx.bytes"),
+        "net_sent": _sum(values, "net", "tx.bytes"),
+    }
+
+
+def _sum(values: Mapping[str, Any], group: str, name: str) -> Optional[int]:
+    count = values.get(f"{group}.count")
+    return None if count is None else sum(values.get(f"{group}.{number}.{name}", 0) for number in range(count))
+
+
+def _memory() -> dict[str, int]:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.startswith("Mem")}

@@ -1,0 +1,38 @@
+"""login and completion: making the command ready for a person."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+import click
+from click.shell_completion import get_completion_class
+from domus_core.clients.manager import ManagerClient
+
+from ..profile import DEFAULT_URL, Profile, profile_path, save_profile
+
+
+@click.command("login")
+@click.option("--url", default=DEFAULT_URL, show_default=True, help="The manager.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False, resolve_path=True), help="The authority of its certificate, a PEM file.")
+@click.option("--user", default="admin", show_default=True, help="Who you are.")
+@click.option("--password-file", type=click.File(), help="The file of your password; else it is asked for.")
+def login_command(url: str, ca: str | None, user: str, password_file: IO[str] | None) -> None:
+    """Get a token from the manager and keep it for the following commands."""
+    password = password_file.read().rstrip("\n") if password_file else click.prompt(f"Password of {user}", hide_input=True)
+    made = ManagerClient(url, authority_path=ca, login=(user, password)).post("/api/v1/tokens", {"name": f"domus on {socket.gethostname()}"})
+    path = profile_path(os.environ)
+    save_profile(Profile(url, str(made["token"]), ca), Path(path))
+    click.echo(f"logged in to {url} as {user}; the token is in {path}")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(context: click.Context, shell: str) -> None:
+    """Print the shell's completion script: eval "$(domus completion bash)"."""
+    shell_class = get_completion_class(shell)
+    assert shell_class is not None  # click knows all three
+    click.echo(shell_class(context.find_root().command, {}, "domus", "_DOMUS_COMPLETE").source())

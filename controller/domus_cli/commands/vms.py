@@ -1,0 +1,98 @@
+"""vm: look at virtual machines, and start, stop and reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from domus_core.verbs import VERBS, Verb
+
+from ..console import attach
+from ..following import follow
+from ..output import Output, key, moment, size
+from .common import completes, connect, limit_option, listed, with_output
+
+VMS = "/api/v1/vms"
+
+
+def _waits(vm: Mapping[str, Any]) -> str:
+    marks = ["restart required"] if vm.get("restart_required") else []
+    marks += ["drift"] if vm.get("drift") else []
+    marks += ["conflict"] if vm.get("conflict") else []
+    marks += ["request failed"] if (vm.get("request") or {}).get("state") == "failed" else []
+    return ", ".join(marks)
+
+
+COLUMNS = [
+    key("NAME", "name"),
+    key("STATE", "state"),
+    key("SERVER", "server"),
+    key("ADDRESSES", "addresses"),
+    key("CPUS", "spec", "cpus"),
+    size("MEMORY", "spec", "memory"),
+    ("NOTES", _waits),
+]
+FIELDS = [
+    *(key(name, name) for name in ("name", "id", "state", "server", "site", "generation", "addresses", "restart_required")),
+    key("description", "spec", "description"),
+    key("tags", "spec", "tags"),
+    key("cpus", "spec", "cpus"),
+    size("memory", "spec", "memory"),
+    ("disks", lambda vm: [f"{one['name']} ({one.get('file') or one.get('virtual_disk')})" for one in vm["spec"].get("disks", ())]),
+    ("nics", lambda vm: [f"{one['name']} on {one.get('network') or one.get('bridge')} ({one.get('mac')})" for one in vm["spec"].get("nics", ())]),
+    ("drift", lambda vm: [field["field"] for field in vm.get("drift") or ()]),
+    ("notes", _waits),
+    moment("changed", "changed_at"),
+]
+
+
+@click.group("vm")
+def vm_group() -> None:
+    """Virtual machines."""
+
+
+@vm_group.command("list")
+@click.option("--server", metavar="NAME", help="Only on this server.")
+@click.option("--state", metavar="STATE", help="Only in this run state.")
+@click.option("--tag", metavar="TAG", help="Only with this tag.")
+@click.option("--site", metavar="SITE", help="Only of this site.")
+@limit_option
+@with_output
+def list_command(output: Output, limit: int | None, **filters: str | None) -> None:
+    """List virtual machines."""
+    output.rows(listed(connect(), VMS, limit, **filters), COLUMNS, empty="There are no virtual machines.")
+
+
+@vm_group.command("show")
+@click.argument("vm", shell_complete=completes(VMS))
+@with_output
+def show_command(output: Output, vm: str) -> None:
+    """Show one virtual machine."""
+    output.item(connect().get(f"{VMS}/{vm}"), FIELDS)
+
+
+@vm_group.command("console")
+@click.argument("vm", shell_complete=completes(VMS))
+@click.option("--force", is_flag=True, help="Take it from somebody else who has it open.")
+def console_command(vm: str, force: bool) -> None:
+    """Open the serial console of a virtual machine; Ctrl-] ends it."""
+    attach(connect(), vm, force=force)
+
+
+def _add_verb(verb: Verb) -> None:
+    @vm_group.command(verb.name, help=verb.doc)
+    @click.argument("vms", nargs=-1, required=True, metavar="VM ...", shell_complete=completes(VMS))
+    @click.option("--timeout", type=click.IntRange(0, 86400), metavar="SECONDS", help="How long the guest gets to shut down by itself.")
+    @click.option("--force", is_flag=True, help="Power it off when it does not.")
+    @click.option("--no-wait", is_flag=True, help="Do not wait for it to be done.")
+    @with_output
+    def run(output: Output, vms: tuple[str, ...], timeout: int | None, force: bool, no_wait: bool) -> int:
+        manager = connect()
+        body = {"force": force, **({"timeout": timeout} if timeout is not None else {})}
+        jobs = [manager.post(f"{VMS}/{vm}/{verb.name}", body) for vm in vms]
+        return max(follow(manager, job, output, wait=not no_wait) for job in jobs)
+
+
+for _verb in VERBS.values():
+    _add_verb(_verb)

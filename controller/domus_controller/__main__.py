@@ -1,0 +1,270 @@
+"""The command `domus-manager`: set the manager up, run its services, look after its database."""
+
+from __future__ import annotations
+
+import argparse
+import grp
+import os
+import pwd
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Optional
+from urllib.parse import urlsplit
+
+from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound
+
+from .config import ManagerConfig, load_config
+
+ADMINISTRATOR = "admin"
+DAY = 86400.0
+PASSWORD_BYTES = 15
+# What people give their browsers and tools to trust the manager's address.
+WEB_AUTHORITY = "web-ca.pem"
+
+Command = Callable[[ManagerConfig, argparse.Namespace], int]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Carry one command out; the result is the exit code: 0 done, 1 failed, 2 the command line is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        command: Command = options.command
+        return command(load_config(options.config), options)
+    except DomusError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="domus-manager", description="Run and look after a Domus manager.")
+    parser.add_argument("--config", type=Path, help="configuration file (default: $DOMUS_MANAGER_CONFIG, else /etc/domus/manager.yml)")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(command=command)
+        return made
+
+    add("init", _init, "Make the database, the authorities and the first administrator, whose password is shown once").add_argument(
+        "--password-stdin", action="store_true", help="read the administrator's password from standard input"
+    )
+    add("serve", _serve, "Serve the API (behind nginx) until it is stopped")
+    add("runner", _runner, "Run the job runner until it is stopped").add_argument(
+        "--user", default="", help="account that jobs run under, when started as root (default: whoever starts it)"
+    )
+    add("status", _status, "Show what the manager has, and whether its services answer")
+    token = add("token", _token, "Make an API token, which is shown once")
+    token.add_argument("action", choices=["create"])
+    token.add_argument("name", help="what the token is for")
+    token.add_argument("--user", default=ADMINISTRATOR, help="whose token it is (default: %(default)s)")
+    token.add_argument("--role", default="administrator", help="what it may do, within its user's role (default: %(default)s)")
+    token.add_argument("--days", type=int, help="days until it expires (default: never)")
+    password = add("reset-password", _reset_password, "Give a user a new password, which is shown once")
+    password.add_argument("--user", default=ADMINISTRATOR, help="(default: %(default)s)")
+    password.add_argument("--password-stdin", action="store_true", help="read it from standard input")
+    add("backup", _backup, "Write a checked copy of the database").add_argument("path", type=Path, help="the file to write")
+    add("restore", _restore, "Put a backup in the place of the database; the manager must be stopped").add_argument("path", type=Path, help="the backup")
+    add("verify-audit", _verify_audit, "Check that no job's record was altered or removed")
+    add("nginx-conf", _nginx_conf, "Write nginx's configuration into the run directory and say where")
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .security import passwords
+    from .security.authority import Authority
+    from .security.sealing import Sealing
+    from .store import users
+    from .store.database import Store
+
+    authority = Authority(config.directory)
+    authority.ensure()
+    authority.issue_web(_web_names(config))
+    (config.directory / WEB_AUTHORITY).write_text(authority.web_ca_pem, encoding="ascii")
+    Sealing(config.directory)
+    store = Store(config.directory)
+    try:
+        if users.list(store):
+            _say("The manager is set up already.")
+            return 0
+        password = _new_password(options.password_stdin)
+        users.create(store, ADMINISTRATOR, passwords.hash(password), "administrator")
+    finally:
+        store.close()
+    _say(f"user: {ADMINISTRATOR}")
+    if not options.password_stdin:
+        _say(f"password: {password}")
+    return 0
+
+
+def _new_password(from_stdin: bool) -> str:
+    return sys.stdin.readline().rstrip("\n") if from_stdin else secrets.token_urlsafe(PASSWORD_BYTES)
+
+
+def _web_names(config: ManagerConfig) -> list[str]:
+    """The names that the web certificate is for: that of the URL, this machine's, and the local ones."""
+    return list(dict.fromkeys([urlsplit(config.url).hostname or "localhost", socket.gethostname(), "localhost", "127.0.0.1", "::1"]))
+
+
+def _serve(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .deployment import gunicorn_command
+
+    _require_set_up(config)
+    config.run_directory.mkdir(parents=True, exist_ok=True)
+    command = gunicorn_command(str(config.socket), str(config.run_directory))
+    if options.config is not None:
+        os.environ["DOMUS_MANAGER_CONFIG"] = str(options.config)
+    os.execv(command[0], command)
+
+
+def _runner(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .jobs.runner_service import serve
+
+    serve(str(config.runner_socket), str(config.run_directory), str(config.collections), str(config.directory), options.user)
+    return 0
+
+
+def _status(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .store import jobs, servers
+    from .store.database import Store
+
+    _require_set_up(config)
+    store = Store(config.directory)
+    try:
+        known, unfinished = servers.all(store), jobs.unfinished(store)
+        online = sum(server["state"] == servers.ONLINE for server in known)
+        _say(f"manager {store.manager_id} at {config.url}\nservers {len(known)}, online {online}\njobs unfinished {len(unfinished)}")
+    finally:
+        store.close()
+    answering = {"api": _answers(config.socket), "runner": _answers(config.runner_socket)}
+    for name, answers in answering.items():
+        _say(f"{name} {'running' if answers else 'not running'}")
+    return 0 if all(answering.values()) else 1
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _require_set_up(config: ManagerConfig) -> None:
+    if not (config.directory / "manager.db").exists():
+        raise NotFound("the manager is not set up", value=str(config.directory), remedy="Run domus-manager init")
+
+
+def _token(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .store import tokens
+    from .store.database import Store
+
+    if options.days is not None and not 0 < options.days <= 36500:
+        raise InvalidSpec("is not a number from 1 to 36500", field="days", value=options.days)
+    _require_set_up(config)
+    store = Store(config.directory)
+    try:
+        expires_at = None if options.days is None else time.time() + options.days * DAY
+        _say(tokens.create(store, options.user, options.name, options.role, expires_at)[1])
+    finally:
+        store.close()
+    return 0
+
+
+def _reset_password(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .security import passwords
+    from .store import users
+    from .store.database import Store
+
+    _require_set_up(config)
+    store = Store(config.directory)
+    try:
+        password = _new_password(options.password_stdin)
+        users.set_password(store, options.user, passwords.hash(password))
+    finally:
+        store.close()
+    if not options.password_stdin:
+        _say(f"password: {password}")
+    return 0
+
+
+def _backup(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .store.backup import backup
+    from .store.database import Store
+
+    _require_set_up(config)
+    store = Store(config.directory)
+    try:
+        _say(str(backup(store, options.path)))
+    finally:
+        store.close()
+    return 0
+
+
+def _restore(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .store.backup import restore
+
+    kept = restore(options.path, config.directory)
+    _say("The backup is in place." + (f" What was there is kept: {kept}" if kept else ""))
+    return 0
+
+
+def _verify_audit(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .store import audit
+    from .store.database import Store
+
+    _require_set_up(config)
+    store = Store(config.directory)
+    try:
+        found = audit.verify(store)
+    finally:
+        store.close()
+    for problem in found["problems"]:
+        _say(problem)
+    _say(f"{found['jobs']} jobs, head {found['head']}")
+    return 1 if found["problems"] else 0
+
+
+def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
+    """The CAs' certificates go into one file beside it: nginx takes only one."""
+    from .deployment import WebServer, nginx_configuration
+    from .security.authority import Authority
+
+    _require_set_up(config)
+    authority = Authority(config.directory)
+    certificate, key = authority.issue_web(_web_names(config))
+    owner = pwd.getpwuid(config.directory.stat().st_uid)
+    authorities, path = config.run_directory / "client-authorities.pem", config.run_directory / "nginx.conf"
+    web = WebServer(
+        address=config.web_address,
+        port=config.web_port,
+        socket=str(config.socket),
+        run_directory=str(config.run_directory),
+        certificate=str(certificate),
+        key=str(key),
+        authorities=str(authorities),
+        user=f"{owner.pw_name} {grp.getgrgid(owner.pw_gid).gr_name}" if os.geteuid() == 0 else None,
+    )
+    try:
+        config.run_directory.mkdir(parents=True, exist_ok=True)
+        authorities.write_text(authority.servers_ca_pem + authority.people_ca_pem, encoding="ascii")
+        path.write_text(nginx_configuration(web), encoding="utf-8")
+    except OSError as error:
+        raise Conflict(f"can not be written: {error.strerror}", object=f"file {error.filename}", remedy="Run it as the manager's account") from None
+    _say(str(path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

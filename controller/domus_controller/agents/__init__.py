@@ -1,0 +1,1 @@
+"""The manager's way to the agents: calls, take-over, and what they report."""

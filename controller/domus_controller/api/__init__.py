@@ -1,0 +1,1 @@
+"""The WS-API: one route table, and what stands behind each route."""

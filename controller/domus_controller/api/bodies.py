@@ -1,0 +1,71 @@
+"""The bodies of requests that are not resources, as field tables like those of the kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from domus_core.model.field_types import Choice, Flag, Integer, ListOf, Name, SecretText, Text
+from domus_core.model.fields import attribute
+
+from .reading import Moment
+
+ROLES = ("viewer", "operator", "administrator")
+USER_NAME = Text(64, pattern=r"[A-Za-z0-9][A-Za-z0-9@._-]*", noun="a user's name")
+PASSWORD = SecretText(1000, pattern=r".{12,}", noun="a password of at least 12 characters")
+ADDRESS = Text(253, pattern=r"[A-Za-z0-9.:-]+", noun="a host name or IP address")
+
+
+@dataclasses.dataclass(frozen=True)
+class TakeOver:
+    """Take a free server over: it shows `fingerprint:secret` once, on its own console."""
+
+    name: str = attribute(Name(), "What the server is to be called.", required=True, example="srv1")
+    address: str = attribute(ADDRESS, "Where its agent answers.", required=True, example="192.0.2.20")
+    port: int | None = attribute(Integer(1, 65535), "The agent's port.", default=8899, example=8899)
+    secret: str = attribute(
+        SecretText(200, pattern=r"[0-9a-f]{64}:[0-9a-f]{32}", noun="fingerprint:secret"), "The one-time secret it shows.", required=True, secret=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Adopt:
+    """Which VMs of a server Domus is to manage from now on."""
+
+    vms: tuple[str, ...] | None = attribute(ListOf(Text(255), most=10_000), "Their names; left out: all.", example=["web1"])
+    site: str | None = attribute(Name(), "The site they are to belong to; left out: the manager's own.", example="default")
+
+
+@dataclasses.dataclass(frozen=True)
+class VerbOptions:
+    """How a verb is carried out."""
+
+    force: bool | None = attribute(Flag(), "Do it without the guest's help when the guest does not help.", default=False, example=True)
+    timeout: int | None = attribute(Integer(0, 86400), "Seconds the guest gets; left out: what its specification says.", example=60)
+
+
+@dataclasses.dataclass(frozen=True)
+class NewToken:
+    """A token for programs."""
+
+    name: str = attribute(Text(64, pattern=r"[^\x00-\x1f\x7f]+", noun="a token's name"), "What it is for.", required=True, example="nightly backup")
+    role: str | None = attribute(Choice(*ROLES), "What it may do; left out: what its owner may do.", example="viewer")
+    expires_at: float | None = attribute(Moment(), "When it ends; left out: never.", example="2027-01-01T00:00:00Z")
+
+
+@dataclasses.dataclass(frozen=True)
+class NewUser:
+    """A person."""
+
+    name: str = attribute(USER_NAME, "Name to log in with.", required=True, example="ada")
+    password: str = attribute(PASSWORD, "Password, 12 characters at least.", required=True, secret=True)
+    role: str = attribute(Choice(*ROLES), "What the person may do.", required=True, example="operator")
+
+
+@dataclasses.dataclass(frozen=True)
+class NewPassword:
+    """Another password."""
+
+    password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
+
+
+BODIES = (TakeOver, Adopt, VerbOptions, NewToken, NewUser, NewPassword)

@@ -1,0 +1,128 @@
+"""The one table of routes: URL rules, the gate and the OpenAPI document follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from domus_core.model.kind import Kind
+from domus_core.model.kinds import BY_NAME, KINDS
+from domus_core.verbs import VERBS
+
+from . import callback, objects, people, servers, streams, system, work
+from . import parameters as given
+from .parameters import CHOOSE, CURSOR, JOB, LIMIT, PAGE, REASON, SERVER, SITE, WAIT, gone, made, shows
+from .route import ADMINISTER, AGENT, OPEN, OPERATE, READ, STREAM, Answer, Route
+
+API = "/api/v1"
+LIVE = {200: Answer("Server-sent events.", media_type=STREAM)}
+HEALTH = {200: Answer("It works.", "Health"), 503: Answer("It does not.", "Health")}
+APPLIED = {202: JOB[202], 200: Answer("The job has ended; or with `check` the plan.", "JobOrPlan")}
+
+
+def _of_kind(kind: Kind) -> Iterator[Route]:
+    """The routes of one kind of object."""
+    name, section, spec, noun = kind.name, kind.section, kind.spec.__name__, kind.name.replace("_", " ")
+    shown = spec.removesuffix("Spec")
+    base = f"{API}/{section.replace('_', '-')}"
+    item = f"{base}/{{id:path}}" if name == "virtual_disk" else f"{base}/{{id}}"
+    many = (*PAGE, given.SINCE, given.NAME, SERVER, given.STATE, SITE, given.TAG)
+    one = {**shows(shown), 304: Answer("It is as the caller has it.")}
+    change = (SERVER, WAIT, REASON)
+    away = (given.DELETE_DISKS, *change) if name == "vm" else change
+    replacing = f"Change a {noun} to what the body says. With If-Match refused when it has changed since; devices of a VM not mentioned are taken away."
+    yield Route("GET", base, f"list_{section}", objects.list_objects(name), READ, f"List {noun}s.", shows(f"{shown}Page"), many)
+    yield Route("POST", base, f"create_{name}", objects.create_object(name), OPERATE, f"Create a {noun}.", JOB, (SITE, WAIT, REASON), spec)
+    yield Route("GET", item, f"show_{name}", objects.show_object(name), READ, f"Show a {noun}.", one, (CHOOSE, SERVER))
+    yield Route("PUT", item, f"replace_{name}", objects.replace_object(name), OPERATE, replacing, JOB, change, spec)
+    yield Route("DELETE", item, f"delete_{name}", objects.delete_object(name), OPERATE, f"Delete a {noun}.", JOB, away)
+
+
+def _verbs() -> Iterator[Route]:
+    """One route for each verb."""
+    for name, verb in VERBS.items():
+        yield Route(
+            "POST", f"{API}/vms/{{id}}/{name}", f"{name}_vm", work.carry_out(name), OPERATE, verb.doc, JOB, (SERVER, WAIT), "VerbOptions", body_required=False
+        )
+
+
+# fmt: off
+# One line says everything about a route: a table is read by its columns.
+_SYSTEM = (
+    Route("GET", f"{API}/health", "health", system.show_health, OPEN, "Whether the manager works.", HEALTH),
+    Route("GET", f"{API}/openapi.json", "openapi", system.show_openapi(lambda: ROUTES), OPEN, "This document.", shows("Any")),
+    Route("GET", f"{API}/me", "me", people.show_me, READ, "Who asks, and what that allows.", shows("Me")),
+)
+
+_WORK = (
+    Route("POST", f"{API}/apply", "apply", work.apply_document, OPERATE, "Make a document true. With `check` only say what it would do.",
+          APPLIED, given.APPLY_PARAMETERS, "Document"),
+    Route("POST", f"{API}/plans", "make_plan", work.make_plan, OPERATE, "Store what a document would do.", made("Plan"), (), "Document"),
+    Route("GET", f"{API}/plans/{{id}}", "show_plan", work.show_plan, READ, "Show a plan.", shows("Plan")),
+    Route("POST", f"{API}/plans/{{id}}/apply", "apply_plan", work.apply_plan, OPERATE, "Carry a plan out. Refused when the world has moved on.",
+          JOB, (WAIT,)),
+    Route("GET", f"{API}/drift", "list_drift", objects.show_drift, READ, "List what is not as asked, recorded or defined.", shows("DriftPage"),
+          (LIMIT, CURSOR, CHOOSE, given.KIND, SERVER, SITE, given.NAME)),
+)
+
+_SERVERS = (
+    Route("GET", f"{API}/servers", "list_servers", servers.list_servers, READ, "List servers.", shows("ServerPage"),
+          (*PAGE, given.NAME, given.SERVER_STATE)),
+    Route("POST", f"{API}/servers", "take_over_server", servers.take_over, ADMINISTER, "Take a free server over.", made("Server"), (), "TakeOver"),
+    Route("GET", f"{API}/servers/{{id}}", "show_server", servers.show_server, READ, "Show a server.", shows("Server")),
+    Route("DELETE", f"{API}/servers/{{id}}", "release_server", servers.release, ADMINISTER, "Make a server free again. Its VMs stay as they are.",
+          gone("It is free."), (given.FORGET,)),
+    Route("POST", f"{API}/servers/{{id}}/adopt", "adopt_vms", servers.adopt, OPERATE, "Manage VMs that are there already.", shows("Adopted"), (), "Adopt"),
+    Route("POST", f"{API}/servers/{{id}}/resync", "resync_server", servers.resync, OPERATE, "Have a server report everything once more.",
+          {202: Answer("It will.", "Resync")}),
+)
+
+_VMS = (
+    Route("GET", f"{API}/vms/{{id}}/statistics", "show_vm_statistics", system.show_statistics, READ, "What was measured of a VM.", shows("Statistics"),
+          (*given.SPAN, SERVER)),
+    Route("GET", f"{API}/vms/{{id}}/console", "open_vm_console", system.show_console, OPERATE, "The serial console, as a WebSocket of binary frames.",
+          {101: Answer("Bytes, both ways.")}, (SERVER,), websocket=True),
+)
+
+_JOBS = (
+    Route("GET", f"{API}/jobs", "list_jobs", work.list_jobs, READ, "List jobs, the newest first.", shows("JobPage"), (*PAGE, given.JOB_STATE, given.KIND)),
+    Route("GET", f"{API}/jobs/{{id}}", "show_job", work.show_job, READ, "Show a job.", shows("Job"), (WAIT,)),
+    Route("GET", f"{API}/jobs/{{id}}/events", "list_job_events", work.list_job_events, READ, "What happened in a job.", shows("JobEvents"),
+          (given.FROM_START, LIMIT)),
+    Route("GET", f"{API}/jobs/{{id}}/stream", "stream_job", streams.stream_job, READ,
+          "What happens in a job, live, as server-sent events. The last one is `end`; Last-Event-ID resumes.", LIVE, (given.AFTER,)),
+    Route("POST", f"{API}/jobs/{{id}}/cancel", "cancel_job", work.cancel_job, OPERATE, "End a job and its work.", JOB, (WAIT,)),
+    Route("POST", f"{API}/jobs/{{id}}/relaunch", "relaunch_job", work.relaunch_job, OPERATE, "Do the same once more, as a new job.", JOB, (WAIT,)),
+    Route("GET", f"{API}/events", "list_events", system.list_events, READ, "What happened on the servers.", shows("EventPage"),
+          (*PAGE, given.AFTER, *given.EVENT_FILTERS)),
+    Route("GET", f"{API}/events/stream", "stream_events", streams.stream_events, READ,
+          "What happens on the servers, live, as server-sent events. Last-Event-ID resumes.", LIVE, (given.AFTER, *given.EVENT_FILTERS)),
+)
+
+_PEOPLE = (
+    Route("GET", f"{API}/tokens", "list_tokens", people.list_tokens, READ, "List your tokens. Administrators see those of all.", shows("TokenPage")),
+    Route("POST", f"{API}/tokens", "create_token", people.create_token, READ, "Make a token. It is shown once.", made("Token"), (), "NewToken"),
+    Route("DELETE", f"{API}/tokens/{{id}}", "revoke_token", people.revoke_token, READ, "Revoke a token.", gone("It is not accepted any more.")),
+    Route("GET", f"{API}/users", "list_users", people.list_users, ADMINISTER, "List people.", shows("UserPage")),
+    Route("POST", f"{API}/users", "create_user", people.create_user, ADMINISTER, "Let a person in.", made("User"), (), "NewUser"),
+    Route("DELETE", f"{API}/users/{{name}}", "delete_user", people.delete_user, ADMINISTER, "Let a person in no more, nor their tokens.", gone("Gone.")),
+    Route("PUT", f"{API}/users/{{name}}/password", "set_password", people.set_password, ADMINISTER, "Give a person another password.",
+          gone("It is set."), (), "NewPassword"),
+)
+
+_AGENTS = (
+    Route("POST", "/agent/v1/callback", "callback", callback.receive, AGENT, "What agents report.", shows("Acknowledgement"), (), "Callback",
+          ("application/json",)),
+)
+# fmt: on
+
+ROUTES: tuple[Route, ...] = (
+    *_SYSTEM,
+    *_WORK,
+    *_SERVERS,
+    *(route for kind in KINDS if kind is not BY_NAME["server"] for route in _of_kind(kind)),
+    *_verbs(),
+    *_VMS,
+    *_JOBS,
+    *_PEOPLE,
+    *_AGENTS,
+)

@@ -1,0 +1,65 @@
+"""Servers: taken over, shown, released; what lives on them already is adopted on request."""
+
+from __future__ import annotations
+
+from domus_core.errors import Unreachable
+from domus_core.model.secrets import Secret
+from flask import Response
+
+from ..errors import answered_by_agent
+from ..store import servers
+from .bodies import Adopt, TakeOver
+from .call import Call, answer, page_answer
+
+DEFAULT_PORT = 8899
+# nginx waits for 75 seconds.
+ADOPTION_SECONDS = 60
+
+
+def list_servers(call: Call) -> Response:
+    """A page of servers."""
+    query = call.query
+    return page_answer(call, servers.page(call.parts.store, query["limit"], query["cursor"], call.filters("name", "state")))
+
+
+def show_server(call: Call) -> Response:
+    """One server."""
+    return answer(servers.find(call.parts.store, call.path["id"]))
+
+
+def take_over(call: Call) -> Response:
+    """Take a free server over; from then on it obeys this manager alone."""
+    wanted = call.body(TakeOver)
+    secret = wanted.secret.reveal() if isinstance(wanted.secret, Secret) else wanted.secret
+    with answered_by_agent():
+        server = call.parts.agents.take_over(wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret)
+    return answer(server, 201, {"Location": f"/api/v1/servers/{server['id']}"})
+
+
+def release(call: Call) -> Response:
+    """Make a server free again; with `forget` also when it does not answer, and then it must be freed on its own console."""
+    server = servers.find(call.parts.store, call.path["id"])
+    try:
+        with answered_by_agent():
+            call.parts.agents.release(server["id"])
+    except Unreachable:
+        if not call.query["forget"]:
+            raise
+        servers.remove(call.parts.store, server["id"])
+    return Response(status=204)
+
+
+def adopt(call: Call) -> Response:
+    """Have VMs that are there already managed by Domus; answers the document that describes them."""
+    wanted = call.body(Adopt)
+    server = servers.find(call.parts.store, call.path["id"])
+    parameters = {"vms": None if wanted.vms is None else list(wanted.vms), "site": wanted.site or call.parts.config.site}
+    with answered_by_agent():
+        return answer(call.parts.agents.call(server["id"], "adopt", parameters, timeout=ADOPTION_SECONDS))
+
+
+def resync(call: Call) -> Response:
+    """Have a server report everything it has once more."""
+    server = servers.find(call.parts.store, call.path["id"])
+    with answered_by_agent():
+        return answer(call.parts.agents.call(server["id"], "resync", {}), 202)

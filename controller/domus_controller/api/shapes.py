@@ -1,0 +1,176 @@
+"""The shapes of what the API shows that no field table describes."""
+
+from __future__ import annotations
+
+from domus_core.model.kind import Kind
+
+from .bodies import ROLES
+from .schemas import Schema, reference
+
+JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+SEVERITIES = ("info", "warning", "error")
+SERVER_STATES = ("online", "offline", "unknown")
+TEXT: Schema = {"type": "string"}
+MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+FLAG: Schema = {"type": "boolean"}
+NUMBER: Schema = {"type": "integer"}
+TIME: Schema = {"type": "string", "format": "date-time"}
+MAYBE_TIME: Schema = {"anyOf": [TIME, {"type": "null"}]}
+ANYTHING: Schema = {}
+
+
+def shape(doc: str, required: str = "", **properties: Schema) -> Schema:
+    """An object with these properties, and possibly more in a later version."""
+    made: Schema = {"type": "object", "description": doc, "properties": properties}
+    return {**made, "required": required.split()} if required else made
+
+
+def nothing_or(schema: Schema) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def list_of(schema: Schema) -> Schema:
+    """A list of it."""
+    return {"type": "array", "items": schema}
+
+
+def object_shape(kind: Kind, spec: str) -> Schema:
+    """An object of a kind as it is shown: what was asked, recorded, defined and measured; with `fields` only a choice of it."""
+    properties: dict[str, Schema] = dict(
+        id=TEXT,
+        kind={"const": kind.name},
+        name=TEXT,
+        server={**MAYBE_TEXT, "description": "Name of the server where it is."},
+        server_id=MAYBE_TEXT,
+        site=MAYBE_TEXT,
+        state={**MAYBE_TEXT, "description": "What it does now."},
+        generation={**NUMBER, "description": "Counts the changes of its specification."},
+        spec=nothing_or(reference(spec)),
+        asked=nothing_or(reference(spec)),
+        recorded=nothing_or(reference(spec)),
+        running={"description": "null: does not run; true: runs as defined; else what runs."},
+        measured={"type": ["object", "null"]},
+        restart_required={"description": "Whether a change waits for the next start."},
+        drift=list_of(reference("Difference")),
+        conflict={"description": "Why it is not clear which specification counts."},
+        request=nothing_or(shape("The latest request that concerns it.", job=MAYBE_TEXT, state=TEXT)),
+        etag=TEXT,
+        sequence=NUMBER,
+        changed_at=MAYBE_TIME,
+        deleted={**FLAG, "description": "With `since`: it is gone."},
+    )
+    if kind.name == "vm":
+        properties["addresses"] = list_of(TEXT)
+    return {"type": "object", "description": kind.doc, "properties": properties}
+
+
+SHAPES: dict[str, Schema] = {
+    "Problem": shape(
+        "A problem document (RFC 9457).",
+        "type title status detail code",
+        type=TEXT,
+        title=TEXT,
+        status=NUMBER,
+        detail=TEXT,
+        code=TEXT,
+        object=TEXT,
+        field=TEXT,
+        value=ANYTHING,
+        remedy=TEXT,
+        errors=list_of({"type": "object"}),
+    ),
+    "Health": shape(
+        "Whether the manager works.",
+        "state version database",
+        state={"enum": ["ok", "failed"]},
+        version=TEXT,
+        database=TEXT,
+        jobs=shape("Jobs that have not ended.", queued=NUMBER, running=NUMBER),
+        servers=shape("Servers by state.", online=NUMBER, offline=NUMBER, unknown=NUMBER),
+    ),
+    "Me": shape("Who asks.", "name role permissions", name=TEXT, role=TEXT, permissions=list_of(TEXT)),
+    "Any": {"type": "object", "description": "An OpenAPI document."},
+    "Difference": shape("A field that is not the same everywhere.", field=TEXT, asked=ANYTHING, recorded=ANYTHING, defined=ANYTHING, running=ANYTHING),
+    "Drift": shape("An object that has drifted.", id=TEXT, kind=TEXT, name=TEXT, server=MAYBE_TEXT, drift=list_of(reference("Difference"))),
+    "Server": shape(
+        "A server of this manager.",
+        id=TEXT,
+        name=TEXT,
+        address=TEXT,
+        port=NUMBER,
+        serial=MAYBE_TEXT,
+        state={"enum": list(SERVER_STATES)},
+        last_seen=MAYBE_TIME,
+        version=MAYBE_TEXT,
+        libvirt=MAYBE_TEXT,
+        facts={"type": ["object", "null"]},
+        vms=NUMBER,
+    ),
+    "Job": shape(
+        "Work that changes something, and how it ended.",
+        id=TEXT,
+        kind=TEXT,
+        state={"enum": list(JOB_STATES)},
+        changed={"type": ["boolean", "null"]},
+        error={"type": ["object", "null"]},
+        check=FLAG,
+        created_at=TIME,
+        started_at=MAYBE_TIME,
+        finished_at=MAYBE_TIME,
+        created_by=TEXT,
+        reason=MAYBE_TEXT,
+        objects=list_of({"type": "object"}),
+        waiting_for=MAYBE_TEXT,
+        cancel_requested=FLAG,
+        relaunch_of=MAYBE_TEXT,
+        result=ANYTHING,
+    ),
+    "JobEvent": shape("What happened in a job.", id=NUMBER, number=NUMBER, at=TIME, kind=TEXT, data=ANYTHING),
+    "JobEvents": shape("What happened in a job, in order.", "items", items=list_of(reference("JobEvent")), next={"type": "null"}),
+    "Event": shape(
+        "What happened on a server.",
+        id=NUMBER,
+        at=TIME,
+        received_at=TIME,
+        kind=TEXT,
+        severity=TEXT,
+        server=MAYBE_TEXT,
+        object={"type": ["object", "null"]},
+        data=ANYTHING,
+        operation=MAYBE_TEXT,
+    ),
+    "Plan": shape(
+        "What a document would do, and the state of the world it was made on.",
+        id=TEXT,
+        state={"enum": ["open", "applied", "stale"]},
+        created_at=TIME,
+        created_by=TEXT,
+        changed=FLAG,
+        objects=list_of({"type": "object"}),
+        fingerprints={"type": "object"},
+        errors=list_of(ANYTHING),
+    ),
+    "JobOrPlan": {"anyOf": [reference("Job"), reference("Plan")]},
+    "Statistics": shape("What was measured of a VM, in steps.", "items", items=list_of({"type": "object"})),
+    "Adopted": {"type": "object", "description": "The document that describes what was adopted."},
+    "Resync": {"type": "object", "description": "Up to which record everything will have been reported."},
+    "Token": shape(
+        "A token; `token` is shown once, when it is made.",
+        id=TEXT,
+        name=TEXT,
+        user=TEXT,
+        role={"enum": list(ROLES)},
+        created_at=TIME,
+        expires_at=MAYBE_TIME,
+        token=TEXT,
+    ),
+    "User": shape("A person.", name=TEXT, role={"enum": list(ROLES)}, created_at=TIME, changed_at=MAYBE_TIME),
+    "Acknowledgement": shape(
+        "What the manager has stored.",
+        "acknowledged revoked time",
+        acknowledged=NUMBER,
+        revoked=list_of(shape("A certificate that is not to be accepted.", serial=TEXT, until={"type": "number"})),
+        time={"type": "number"},
+    ),
+}

@@ -1,0 +1,71 @@
+"""The serial console of a VM: bytes relayed both ways between a WebSocket of the caller and one of the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Any
+
+import simple_websocket
+
+if TYPE_CHECKING:
+    from .api.call import Call
+
+PING_SECONDS = 25
+LARGEST_MESSAGE = 1 << 16
+SLOWEST_READER = 20
+LOOK_SECONDS = 1.0
+INTERNAL_ERROR = 1011
+LONGEST_REASON = 120
+SERVER_OPTIONS = {"ping_interval": PING_SECONDS, "max_message_size": LARGEST_MESSAGE}
+
+
+def relay_console(call: Call, vm: Any, caller: Any) -> None:
+    """Connect the caller with the serial console of a VM until one of them ends. Raises Overloaded, and what the agent raises."""
+    give_back = call.parts.consoles.take()
+    try:
+        _relay(caller, call.parts.agents.console(vm["server_id"], vm["id"]))
+    finally:
+        give_back()
+
+
+def _relay(caller: Any, agent: Any) -> None:
+    """Pass bytes on in both directions; the end of one side is the end of both."""
+    for side in (caller, agent):
+        _bound_sending(side)
+    ended = threading.Event()
+    back = threading.Thread(target=_pass_on, args=(agent, caller, ended), name="console", daemon=True)
+    back.start()
+    _pass_on(caller, agent, ended)
+    back.join()
+
+
+def _pass_on(source: Any, target: Any, ended: threading.Event) -> None:
+    reason, message = None, ""
+    try:
+        # The other direction may have ended: closing a WebSocket does not wake whoever reads from it.
+        while not ended.is_set():
+            data = source.receive(timeout=LOOK_SECONDS)
+            if data is not None:
+                target.send(data if isinstance(data, bytes) else str(data).encode())
+    except (simple_websocket.ConnectionClosed, OSError) as closed:
+        reason, message = getattr(closed, "reason", None), str(getattr(closed, "message", None) or "")
+    ended.set()
+    close(target, reason, message)
+
+
+def _bound_sending(side: Any) -> None:
+    """Whoever does not read for a while is cut off: what waits for it is kept in memory."""
+    found: Any = getattr(side, "sock", None)
+    if isinstance(found, socket.socket):
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SLOWEST_READER, 0))
+
+
+def close(side: Any, reason: int | None, message: str) -> None:
+    """Close a WebSocket, if it is still open, and say why."""
+    # A peer may have gone without a code, or with one that must not be sent (RFC 6455 7.4.1).
+    sendable = reason if reason is not None and (1000 <= reason <= 1003 or 1007 <= reason <= 1014 or reason >= 3000) else None
+    with contextlib.suppress(simple_websocket.ConnectionClosed, OSError):
+        side.close(sendable, message.encode()[:LONGEST_REASON].decode(errors="ignore") or None)

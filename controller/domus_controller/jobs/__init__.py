@@ -1,0 +1,1 @@
+"""Jobs: their queue, the service that runs their playbooks, verbs, cancelling and recovery."""

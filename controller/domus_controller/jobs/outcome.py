@@ -1,0 +1,113 @@
+"""How a job ended, from what became of it on each server: pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
+
+from domus_core.errors import Cancelled, DomusError, DriverError
+
+SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
+ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
+EFFECTIVE = "effective"
+MOST_ERRORS = 100
+
+Target = tuple[str, str, str]
+Status = Mapping[str, Any]
+
+
+class Interrupted(DomusError):
+    """The job ended because what worked on it did."""
+
+    code = "interrupted"
+
+
+class Lost(DomusError):
+    """Nobody knows what became of the job."""
+
+    code = "lost"
+
+
+class TimeIsOver(DomusError):
+    """The job was ended because it took too long."""
+
+    code = "timeout"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The end of a job; `requests` says of each (kind, key, server id) whether what was asked for has taken effect."""
+
+    state: str
+    changed: bool
+    error: Optional[dict[str, Any]] = None
+    result: Optional[dict[str, Any]] = None
+    requests: Mapping[Target, str] = dataclasses.field(default_factory=dict)
+    marks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def failure(error: DomusError, targets: Iterable[Target] = ()) -> Outcome:
+    """The end of a job that did nothing."""
+    return Outcome(FAILED, False, error.as_dict(), requests=dict.fromkeys(targets, FAILED))
+
+
+def outcome_of(statuses: Mapping[str, Status], names: Mapping[str, str], targets: Iterable[Target], stopped_by: Optional[DomusError] = None) -> Outcome:
+    """The end of a job that had an operation on each server of `statuses` ({state, result, error, mark} by server id).
+
+    `stopped_by` is why it was ended before its time. Where all operations have succeeded so has the job, even then.
+    """
+    objects = [{**_shown(entry), "server": names.get(server, server)} for server, status in statuses.items() for entry in _entries(status)]
+    errors = _errors(statuses, names, objects)
+    state = _state(statuses, errors, stopped_by)
+    error: Optional[dict[str, Any]] = None
+    if state != SUCCEEDED:
+        error = _summary(([stopped_by.as_dict()] if stopped_by else []) + errors)
+    done = {(entry["kind"], entry["name"], server) for server, status in statuses.items() for entry in _entries(status) if not entry.get("error")}
+    return Outcome(
+        state=state,
+        changed=any(entry.get("changed") for entry in objects),
+        error=error,
+        result={"objects": objects, "servers": {names.get(server, server): str(status["state"]) for server, status in statuses.items()}},
+        requests={target: EFFECTIVE if target in done else FAILED for target in targets},
+        marks={server: int(status["mark"]) for server, status in statuses.items() if status.get("mark") is not None},
+    )
+
+
+def _state(statuses: Mapping[str, Status], errors: list[dict[str, Any]], stopped_by: Optional[DomusError]) -> str:
+    if not errors and statuses and all(status["state"] == SUCCEEDED for status in statuses.values()):
+        return SUCCEEDED
+    if isinstance(stopped_by, Cancelled):
+        return CANCELLED
+    if stopped_by is None and errors and all(error.get("code") == Cancelled.code for error in errors):
+        return CANCELLED
+    return FAILED
+
+
+def _errors(statuses: Mapping[str, Status], names: Mapping[str, str], objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The errors of all objects, and those of servers that no object's error explains."""
+    errors = [entry["error"] for entry in objects if entry.get("error")]
+    for server, status in statuses.items():
+        told = status.get("error")
+        if told:
+            errors.append({**told, "object": told.get("object") or f"server {names.get(server, server)}"})
+        elif status["state"] != SUCCEEDED and not any(entry.get("error") for entry in _entries(status)):
+            errors.append(DriverError("its operation has not succeeded", object=f"server {names.get(server, server)}").as_dict())
+    return errors
+
+
+def _summary(errors: list[dict[str, Any]]) -> dict[str, Any]:
+    """One error as it is; several as the first one, with all of them under `errors`."""
+    unique = list({(error.get("object"), error.get("field"), error["message"]): error for error in errors}.values())
+    if not unique:
+        return DriverError("the job has not succeeded").as_dict()
+    return unique[0] if len(unique) == 1 else {**unique[0], "errors": unique[:MOST_ERRORS]}
+
+
+def _entries(status: Status) -> list[dict[str, Any]]:
+    return list((status.get("result") or {}).get("objects") or ())
+
+
+def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job's result tells of an object; its description is in the lists."""
+    return {name: value for name, value in entry.items() if name not in ("object", "state")}

@@ -1,0 +1,1 @@
+"""Certificates, passwords, tokens, sealed secrets, and who may do what."""

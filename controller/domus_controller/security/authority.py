@@ -1,0 +1,292 @@
+"""The manager's certificate authorities: one for servers (and those who talk to them), one for the web, one for people.
+
+Who a certificate is for is in its URI names: `urn:domus:server:<uuid>`, `urn:domus:manager:<id>`, `urn:domus:job:<id>` with one
+`urn:domus:for:<server uuid>` for each server the job may talk to. Keys are EC P-256 (RFC 5480), certificates follow RFC 5280.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import ipaddress
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Callable, Optional
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from domus_core.errors import DriverError, InvalidSpec
+
+from .files import alone, private_directory, told, write_private
+
+DAY = 86400.0
+AUTHORITY_SECONDS = 3650 * DAY
+CERTIFICATE_SECONDS = 365 * DAY
+# A certificate is renewed when it has less than this left.
+RENEWAL_SECONDS = 90 * DAY
+# A peer's clock may be behind by this much.
+SKEW = 3600.0
+SERVERS, WEB, PEOPLE = "servers", "web", "people"
+CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+
+
+@dataclasses.dataclass(frozen=True)
+class Issued:
+    """A certificate: PEM text, serial number in hex, end of validity in seconds since 1970."""
+
+    pem: str
+    serial: str
+    not_after: float
+
+
+class Authority:
+    """The authorities whose keys and certificates are in `directory` (keys 0600)."""
+
+    def __init__(self, directory: Path | str, clock: Callable[[], float] = time.time) -> None:
+        self.directory = Path(directory)
+        self._clock = clock
+
+    def ensure(self) -> None:
+        """Make each authority that is not there. Raises DriverError when only half of one is there, or it has expired."""
+        private_directory(self.directory)
+        with alone(self.directory):
+            for name in (SERVERS, WEB, PEOPLE):
+                present = [path.exists() for path in self._files(name)]
+                if not any(present):
+                    self._make(name)
+                elif not all(present):
+                    raise DriverError(
+                        "key or certificate is missing", object=f"authority {name}", value=str(self.directory), remedy="Restore both files from a backup"
+                    )
+                elif expires_at(self._certificate(name)) <= self._clock():
+                    raise DriverError("has expired", object=f"authority {name}", remedy="Move both files away and take the servers over again")
+
+    @property
+    def servers_ca_pem(self) -> str:
+        """The certificate that agents, the manager's client certificate and jobs are checked against."""
+        return self._certificate(SERVERS)
+
+    @property
+    def web_ca_pem(self) -> str:
+        """The certificate that the manager's web address is checked against."""
+        return self._certificate(WEB)
+
+    @property
+    def people_ca_pem(self) -> str:
+        """The certificate that people's certificates are checked against; agents never accept those."""
+        return self._certificate(PEOPLE)
+
+    @property
+    def servers_ca_path(self) -> Path:
+        """The file with `servers_ca_pem`."""
+        return self._files(SERVERS)[0]
+
+    @property
+    def web_ca_path(self) -> Path:
+        """The file with `web_ca_pem`."""
+        return self._files(WEB)[0]
+
+    def issue_server(self, csr_pem: str, server_id: str, addresses: Iterable[str] = ()) -> Issued:
+        """A certificate of one year for an agent; of its request only the key counts. Raises InvalidSpec."""
+        key = _requested_key(csr_pem)
+        return self._issue(SERVERS, key, server_id, [f"urn:domus:server:{server_id}"], addresses, (SERVER, CLIENT), CERTIFICATE_SECONDS)
+
+    def issue_manager(self, manager_id: str) -> tuple[Path, Path]:
+        """The files (certificate, key) of the manager as the agents' client; made anew when they are missing, another's, or about to expire."""
+        return self._kept("manager", SERVERS, manager_id, [f"urn:domus:manager:{manager_id}"], (), (CLIENT,))
+
+    def issue_web(self, names: Sequence[str]) -> tuple[Path, Path]:
+        """The files (certificate, key) of the web address for these host names and IP addresses; made anew as `issue_manager` says."""
+        if not names:
+            raise InvalidSpec("is empty", object="web certificate", field="names", remedy="Name the host at least")
+        return self._kept("web-server", WEB, names[0], [], names, (SERVER,))
+
+    def issue_job(self, job_id: str, server_ids: Iterable[str], seconds: float) -> tuple[str, str, str, float]:
+        """A certificate and key (PEM) for one job on these servers, its serial number and end; the key is kept nowhere here."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        uris = [f"urn:domus:job:{job_id}", *(f"urn:domus:for:{server}" for server in server_ids)]
+        issued = self._issue(SERVERS, key.public_key(), job_id, uris, (), (CLIENT,), seconds)
+        return issued.pem, _key_text(key).decode(), issued.serial, issued.not_after
+
+    def issue_person(self, csr_pem: str, name: str) -> Issued:
+        """A certificate of one year for a person; of the request only the key counts. Raises InvalidSpec."""
+        return self._issue(PEOPLE, _requested_key(csr_pem), name, [f"urn:domus:person:{name}"], (), (CLIENT,), CERTIFICATE_SECONDS)
+
+    def renewal_due(self, pem: str) -> bool:
+        """Has the certificate less than 90 days left (or none)?"""
+        return expires_at(pem) - self._clock() < RENEWAL_SECONDS
+
+    def _files(self, name: str) -> tuple[Path, Path]:
+        return self.directory / f"{name}.crt", self.directory / f"{name}.key"
+
+    def _certificate(self, name: str) -> str:
+        path = self._files(name)[0]
+        with told(path):
+            return path.read_text(encoding="ascii")
+
+    def _make(self, name: str) -> None:
+        certificate_path, key_path = self._files(name)
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Domus"), x509.NameAttribute(NameOID.COMMON_NAME, f"Domus {name} authority")])
+        builder = self._builder(subject, subject, key.public_key(), AUTHORITY_SECONDS)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_key_usage(authority=True), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        made = builder.sign(key, hashes.SHA256())
+        write_private(key_path, _key_text(key))
+        write_private(certificate_path, made.public_bytes(serialization.Encoding.PEM), 0o644)
+
+    def _kept(
+        self, file: str, authority: str, subject: str, uris: list[str], names: Sequence[str], usages: tuple[x509.ObjectIdentifier, ...]
+    ) -> tuple[Path, Path]:
+        certificate_path, key_path = self._files(file)
+        with alone(self.directory):
+            if not self._still_good(certificate_path, key_path, authority, uris, names):
+                key = ec.generate_private_key(ec.SECP256R1())
+                issued = self._issue(authority, key.public_key(), subject, uris, names, usages, CERTIFICATE_SECONDS)
+                write_private(key_path, _key_text(key))
+                write_private(certificate_path, issued.pem.encode(), 0o644)
+        return certificate_path, key_path
+
+    def _still_good(self, certificate_path: Path, key_path: Path, authority: str, uris: list[str], names: Sequence[str]) -> bool:
+        """Is what is there for the same names, of this authority, with its own key, and not about to expire?"""
+        try:
+            found = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+            key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+            found.verify_directly_issued_by(x509.load_pem_x509_certificate(self._certificate(authority).encode()))
+            same_names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == _alternative_names(uris, names)
+        except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+        return same_names and key.public_key() == found.public_key() and not self.renewal_due(certificate_path.read_text(encoding="ascii"))
+
+    def _issue(
+        self,
+        authority: str,
+        key: ec.EllipticCurvePublicKey,
+        subject: str,
+        uris: list[str],
+        names: Iterable[str],
+        usages: tuple[x509.ObjectIdentifier, ...],
+        seconds: float,
+    ) -> Issued:
+        signer = x509.load_pem_x509_certificate(self._certificate(authority).encode())
+        signing_key = self._signing_key(authority)
+        # RFC 5280 allows 64 characters; whom it is for is in the URI names.
+        common_name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Domus"), x509.NameAttribute(NameOID.COMMON_NAME, subject[:64])])
+        builder = self._builder(common_name, signer.subject, key, seconds)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_key_usage(authority=False), critical=True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        builder = builder.add_extension(_alternative_names(uris, names), critical=False)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False)
+        made = builder.sign(signing_key, hashes.SHA256())
+        pem = made.public_bytes(serialization.Encoding.PEM).decode()
+        return Issued(pem, serial_of(pem), made.not_valid_after_utc.timestamp())
+
+    def _builder(self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, seconds: float) -> x509.CertificateBuilder:
+        now = self._clock()
+        start, end = (datetime.datetime.fromtimestamp(int(at), datetime.timezone.utc) for at in (now - SKEW, now + seconds))
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+        return builder.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+
+    def _signing_key(self, name: str) -> ec.EllipticCurvePrivateKey:
+        path = self._files(name)[1]
+        with told(path):
+            content = path.read_bytes()
+        try:
+            key = serialization.load_pem_private_key(content, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise DriverError("is not a key", object=f"file {path}", remedy="Restore it from a backup")
+        return key
+
+
+def serial_of(pem: str) -> str:
+    """The serial number of a certificate in hex, lower case, without leading zeros. Raises InvalidSpec."""
+    return f"{_loaded(pem).serial_number:x}"
+
+
+def expires_at(pem: str) -> float:
+    """The end of a certificate's validity, in seconds since 1970. Raises InvalidSpec."""
+    return _loaded(pem).not_valid_after_utc.timestamp()
+
+
+def uris_of(pem: str) -> list[str]:
+    """The URI names of a certificate. Raises InvalidSpec."""
+    try:
+        names = _loaded(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    return list(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def identity(pem: str, kind: str) -> Optional[str]:
+    """The id in a certificate's one `urn:domus:<kind>:` name; None when there is none, or several."""
+    prefix = f"urn:domus:{kind}:"
+    found = [uri[len(prefix) :] for uri in uris_of(pem) if uri.startswith(prefix)]
+    return found[0] if len(found) == 1 else None
+
+
+def _loaded(pem: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        raise InvalidSpec("is not a certificate", object="certificate", remedy="Expected PEM text") from None
+
+
+def _requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
+    """The public key in a certificate request, whose sender has the private one. Raises InvalidSpec."""
+    problem = "is not a certificate request"
+    try:
+        request = x509.load_pem_x509_csr(csr_pem.encode())
+        key = request.public_key()
+        if not request.is_signature_valid:
+            problem = "is not signed by the key in it"
+        elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+            return key
+        else:
+            problem = "has no EC P-256 key"
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        pass
+    raise InvalidSpec(problem, object="certificate request", remedy="Expected PEM text with an EC P-256 key")
+
+
+def _alternative_names(uris: list[str], names: Iterable[str]) -> x509.SubjectAlternativeName:
+    found: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+    for name in dict.fromkeys(names):
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            found.append(_host_name(name))
+    return x509.SubjectAlternativeName(found)
+
+
+def _host_name(name: str) -> x509.DNSName:
+    try:
+        return x509.DNSName(name.encode("idna").decode("ascii"))
+    except (ValueError, UnicodeError):
+        raise InvalidSpec("is neither a host name nor an IP address", object="certificate", field="name", value=name) from None
+
+
+def _key_usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _key_text(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

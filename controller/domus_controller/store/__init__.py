@@ -1,0 +1,1 @@
+"""The manager's database: the only place that knows SQL."""

@@ -1,0 +1,136 @@
+"""Backups: a copy made while the manager works, checked as a whole; and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional
+
+from domus_core.errors import Busy, DriverError, NotFound
+
+from .connections import check, translated
+from .database import FILE, LOCK, Store
+
+KEEP = 21
+PREFIX, SUFFIX = "manager-", ".db"
+PAGES = 1000
+# Beyond any number that was given out after the backup: whoever follows the changes sees everything again.
+SEQUENCE_LEAP = 1 << 32
+
+
+def backup(store: Store, path: Path) -> Path:
+    """Write a checked copy of the manager's database to `path` (0600), all of it or nothing. Statistics are not in it.
+
+    Raises NoCapacity, DriverError (damaged, can not be written).
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with translated(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _removed_on_failure(partial):
+            os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            with contextlib.closing(sqlite3.connect(partial)) as copy:
+                store.read().backup(copy, pages=PAGES)
+                copy.execute("PRAGMA journal_mode = DELETE")
+                check(copy, path)
+            _replace(partial, path)
+    return path
+
+
+def backup_into(store: Store, directory: Path, keep: int = KEEP) -> Path:
+    """Write a backup named after the time into `directory`, then remove all but the newest `keep`; return its path."""
+    at = datetime.datetime.fromtimestamp(store.now(), datetime.timezone.utc)
+    made = backup(store, Path(directory) / f"{PREFIX}{at:%Y%m%dT%H%M%S.%fZ}{SUFFIX}")
+    with translated(made):
+        others = [path for path in backups(directory) if path != made]
+        for old in others[max(keep - 1, 0) :]:
+            old.unlink()
+    return made
+
+
+def backups(directory: Path) -> list[Path]:
+    """The backups in a directory, the newest first."""
+    return sorted(Path(directory).glob(f"{PREFIX}*{SUFFIX}"), reverse=True)
+
+
+def restore(path: Path, directory: Path) -> Optional[Path]:
+    """Put a checked backup in the place of the manager's database, which is kept aside; return where, None when there was none.
+
+    The manager must not run. Nothing changes on any server: they are asked for what they have when they next report.
+    Raises NotFound, Busy (the manager runs), NoCapacity, DriverError (the backup is damaged; then nothing was touched).
+    """
+    path, directory = Path(path), Path(directory)
+    if not path.is_file():
+        raise NotFound("is not there", object=f"backup {path}")
+    with translated(path):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = directory / f".{FILE}.partial"
+        with _alone(directory), _removed_on_failure(partial):
+            os.close(os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            _copy(path, partial)
+            aside = _set_aside(directory)
+            _replace(partial, directory / FILE)
+    return aside
+
+
+def _copy(path: Path, partial: Path) -> None:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source, contextlib.closing(sqlite3.connect(partial)) as copy:
+        check(source, path)
+        source.backup(copy)
+        if not copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'callback_positions'").fetchone():
+            raise DriverError("is not a backup of a manager", object=f"backup {path}", remedy="Choose a file that `domus-manager backup` made")
+        with copy:
+            copy.execute("UPDATE counters SET value = value + ? WHERE name = 'sequence'", (SEQUENCE_LEAP,))
+            copy.execute("UPDATE objects SET sequence = sequence + ?", (SEQUENCE_LEAP,))
+            copy.execute("UPDATE callback_positions SET complete = 0")
+            copy.execute("UPDATE servers SET state = 'unknown'")
+
+
+def _set_aside(directory: Path) -> Optional[Path]:
+    """Move the database away together with its journal, which belongs to it."""
+    if not (directory / FILE).exists():
+        for rest in ("-wal", "-shm"):
+            (directory / f"{FILE}{rest}").unlink(missing_ok=True)
+        return None
+    at = datetime.datetime.now(datetime.timezone.utc)
+    aside = directory / f"{FILE}.before-restore-{at:%Y%m%dT%H%M%S.%fZ}"
+    for rest in ("-wal", "-shm", ""):
+        if (directory / f"{FILE}{rest}").exists():
+            (directory / f"{FILE}{rest}").rename(f"{aside}{rest}")
+    return aside
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Nobody has the store open meanwhile."""
+    with open(directory / LOCK, "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy("is in use", object=f"store {directory}", remedy="Stop the manager first") from None
+        yield
+
+
+@contextlib.contextmanager
+def _removed_on_failure(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _replace(partial: Path, path: Path) -> None:
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,146 @@
+"""The servers that this manager owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
+
+from domus_core.errors import Conflict, NotFound
+
+from .database import Connection, Row, Store
+from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, page_of, shown_time
+
+ONLINE, OFFLINE = "online", "offline"
+VMS = "SELECT count(*) FROM objects o INDEXED BY objects_server WHERE o.kind = 'vm' AND o.server_id = s.id AND o.deleted IS NULL"
+COUNTED = f"SELECT s.*, ({VMS}) AS vms FROM servers s"
+
+
+def add(store: Store, server: Mapping[str, Any]) -> dict[str, Any]:
+    """Store a server {id, name, address, port, serial} that was taken over; the same id again replaces it. Raises Conflict for a name in use."""
+
+    def change(connection: Connection) -> None:
+        other = connection.execute("SELECT id FROM servers WHERE name = ? AND id != ?", (server["name"], server["id"])).fetchone()
+        if other is not None:
+            raise Conflict("is the name of another server", object=f"server {server['name']}", field="name", value=server["name"], remedy="Choose another name")
+        connection.execute(
+            "INSERT INTO servers (id, name, address, port, serial, added_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET name = excluded.name, address = excluded.address, port = excluded.port, serial = excluded.serial",
+            (server["id"], server["name"], server["address"], server["port"], server.get("serial"), store.now()),
+        )
+
+    store.write(change)
+    return find(store, server["id"])
+
+
+def find(store: Store, id_or_name: str) -> dict[str, Any]:
+    """A server by id or name. Raises NotFound."""
+    row = store.row(f"{COUNTED} WHERE s.id = ?", (id_or_name,)) or store.row(f"{COUNTED} WHERE s.name = ?", (id_or_name,))
+    if row is None:
+        raise NotFound("is not a server of this manager", object=f"server {id_or_name}", remedy="List the servers, or take it over first")
+    return _item(row)
+
+
+def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None) -> Page:
+    """A page of servers by name. Filters: name, state. Raises InvalidSpec."""
+    checked_limit(limit)
+    given = checked_filters(filters, ("name", "state"))
+    terms = [f"s.{name} = ?" for name in given]
+    values = [str(value) for value in given.values()]
+    if cursor is not None:
+        terms.append("s.name > ?")
+        values += decode_cursor(cursor, str)
+    where = f" WHERE {' AND '.join(terms)}" if terms else ""
+    rows = store.rows(f"{COUNTED}{where} ORDER BY s.name LIMIT ?", (*values, limit + 1))
+    return page_of(rows, limit, _item, lambda row: (row["name"],))
+
+
+def all(store: Store) -> list[dict[str, Any]]:
+    """All servers by name."""
+    return [_item(row) for row in store.rows(f"{COUNTED} ORDER BY s.name")]
+
+
+def server_id_of(store: Store, id_or_name: str) -> str:
+    """The id of a server that is named by id or name; what is unknown is given back, and matches nothing."""
+    found = store.row("SELECT id FROM servers WHERE id = ?1 UNION ALL SELECT id FROM servers WHERE name = ?1", (id_or_name,))
+    return str(found["id"]) if found else id_or_name
+
+
+def serial(store: Store, id: str) -> Optional[str]:
+    """The serial number (hex) of the only certificate that the server's callbacks are accepted with; None when it is not our server."""
+    found = store.row("SELECT serial FROM servers WHERE id = ?", (id,))
+    return found["serial"] if found else None
+
+
+def remove(store: Store, id: str) -> None:
+    """Forget a server and what it reported; its events stay. Raises NotFound."""
+    from . import objects
+
+    def change(connection: Connection) -> None:
+        if not connection.execute("DELETE FROM servers WHERE id = ?", (id,)).rowcount:
+            raise NotFound("is not a server of this manager", object=f"server {id}")
+        objects.bury_all(connection, id, store.now())
+        for table in ("callback_positions", "callback_gaps"):
+            connection.execute(f"DELETE FROM {table} WHERE server_id = ?", (id,))
+
+    store.write(change)
+    store.statistics.write(lambda connection: connection.execute("DELETE FROM latest WHERE server_id = ?", (id,)).rowcount)
+
+
+def heard_from(connection: Connection, id: str, at: float, version: Optional[str], libvirt: Optional[str]) -> bool:
+    """Note a callback (`at` by the manager's clock; libvirt "up" or "down"); return whether the server was not online before."""
+    before = connection.execute("SELECT state FROM servers WHERE id = ?", (id,)).fetchone()
+    if before is None:
+        return False
+    connection.execute(
+        "UPDATE servers SET state = 'online', last_seen = ?, version = coalesce(?, version), libvirt = coalesce(?, libvirt) WHERE id = ?",
+        (at, version, libvirt, id),
+    )
+    return bool(before["state"] != ONLINE)
+
+
+def set_serial(store: Store, id: str, serial: Optional[str]) -> None:
+    """Note the serial number (hex) of the server's new certificate."""
+    store.write(lambda connection: connection.execute("UPDATE servers SET serial = ? WHERE id = ?", (serial, id)).rowcount)
+
+
+def set_address(store: Store, id: str, address: str, port: int) -> None:
+    """Note where the server's agent is reached now."""
+    store.write(lambda connection: connection.execute("UPDATE servers SET address = ?, port = ? WHERE id = ?", (address, port, id)).rowcount)
+
+
+def mark_silent(store: Store, before: float) -> list[dict[str, Any]]:
+    """Mark the servers last heard before that time as offline, and return those that were not so yet.
+
+    One that was heard in the future (the clock was set back) counts as heard just now.
+    """
+
+    def change(connection: Connection) -> list[str]:
+        connection.execute("UPDATE servers SET last_seen = ?1 WHERE last_seen > ?1", (store.now(),))
+        gone = connection.execute("UPDATE servers SET state = 'offline' WHERE state = 'online' AND last_seen < ? RETURNING id", (before,)).fetchall()
+        return [row["id"] for row in gone]
+
+    return [find(store, id) for id in store.write(change)]
+
+
+def revoke(store: Store, serial: str, server_ids: Iterable[str], until: float) -> None:
+    """Revoke a certificate (serial number in hex) on these servers; `until` is when it ends anyway."""
+    values = (serial, as_json(sorted(server_ids)), until)
+    store.write(lambda connection: connection.execute("INSERT OR REPLACE INTO revoked VALUES (?, ?, ?)", values).rowcount)
+
+
+def revoked(store: Store, server_id: str) -> list[dict[str, Any]]:
+    """What a server is not to accept now: [{serial, until}], as the answer to a callback says it."""
+    rows = store.rows(
+        "SELECT serial, until FROM revoked WHERE until > ? AND EXISTS (SELECT 1 FROM json_each(server_ids) WHERE value = ?)", (store.now(), server_id)
+    )
+    return [{"serial": row["serial"], "until": row["until"]} for row in rows]
+
+
+def forget_revoked(store: Store) -> int:
+    """Forget the revoked certificates that have ended by themselves; return how many."""
+    return store.write(lambda connection: connection.execute("DELETE FROM revoked WHERE until < ?", (store.now(),)).rowcount)
+
+
+def _item(row: Row) -> dict[str, Any]:
+    item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "vms")}
+    return {**item, "last_seen": shown_time(row["last_seen"]), "facts": from_json(row["facts"])}

@@ -1,0 +1,1 @@
+"""Ways to the engine on another machine: through an agent, or through the manager."""

@@ -1,0 +1,152 @@
+"""What the fault tests do to a stack, and how they see what is left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from domus_core.clients.agent import AgentClient
+from domus_core.errors import DomusError
+
+from .stack import Stack, descendants
+
+ENDED = ("succeeded", "failed", "cancelled")
+Item = dict[str, Any]
+
+
+def worker(stack: Stack) -> int:
+    """The process id of the manager's gunicorn worker. Raises LookupError when there is none."""
+    master = stack.processes["manager"].pid
+    for pid in descendants(master):
+        if pid != master:
+            return pid
+    raise LookupError("the manager has no worker now")
+
+
+def ended(stack: Stack, job_id: str, patience: float = 60.0) -> Item:
+    """The job once it has ended."""
+
+    def look() -> Any:
+        job = stack.client.get(f"/api/v1/jobs/{job_id}")
+        return job if job["state"] in ENDED else False
+
+    return dict(stack.wait_for(look, f"the end of job {job_id}", patience))
+
+
+def all_jobs(stack: Stack) -> list[Item]:
+    """Every job of the manager."""
+    return list(stack.client.pages("/api/v1/jobs"))
+
+
+def unended(stack: Stack) -> list[Item]:
+    """The jobs that have not ended."""
+    return [job for job in all_jobs(stack) if job["state"] not in ENDED]
+
+
+def items(stack: Stack, path: str, **query: Any) -> list[Item]:
+    """All items of a list."""
+    return list(stack.client.pages(f"/api/v1/{path}", **query))
+
+
+def processes_of_jobs(stack: Stack) -> list[str]:
+    """The command lines of what jobs started, found by their home."""
+    home = f"HOME={stack.run_directory}/jobs/".encode()
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if any(entry.startswith(home) for entry in Path(f"/proc/{name}/environ").read_bytes().split(b"\0")):
+                found.append(Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found + [str(pid) for pid in descendants(stack.processes["runner"].pid) if pid != stack.processes["runner"].pid]
+
+
+def directories_of_jobs(stack: Stack) -> list[str]:
+    """The directories of jobs."""
+    return os.listdir(stack.run_directory / "jobs")
+
+
+def operations(stack: Stack, number: int) -> dict[str, str]:
+    """The operations that an agent has kept: their states by id."""
+    with contextlib.closing(sqlite3.connect(stack.directory / f"agent{number}" / "agent.db")) as database:
+        return dict(database.execute("SELECT id, state FROM operations"))
+
+
+def outbox(stack: Stack, number: int) -> int:
+    """How many records wait at an agent."""
+    with contextlib.closing(sqlite3.connect(stack.directory / f"agent{number}" / "agent.db")) as database:
+        return int(database.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+
+def agent_client(stack: Stack, number: int, name: str = "manager") -> AgentClient:
+    """A client of an agent with the manager's certificate."""
+    directory = stack.manager_directory
+    server = next(one for one in items(stack, "servers") if one["port"] == stack.agent_ports[number])
+    return AgentClient(
+        "127.0.0.1", stack.agent_ports[number], server["id"], str(directory / "servers.crt"), str(directory / f"{name}.crt"), str(directory / f"{name}.key")
+    )
+
+
+def kill_agent(stack: Stack, number: int) -> None:
+    """SIGKILL an agent and start it again; return when it answers the manager's certificate."""
+    stack.end(f"agent{number}", signal.SIGKILL)
+    start_agent(stack, number)
+
+
+def start_agent(stack: Stack, number: int) -> None:
+    """Start an agent; return when it answers."""
+    stack.start(f"agent{number}")
+
+    def answers() -> bool:
+        client = agent_client(stack, number)
+        client.call("hello")
+        client.close()
+        return True
+
+    stack.wait_for(answers, f"agent {number}")
+
+
+def nothing_is_left(stack: Stack, agents: Iterable[int] = (0,)) -> None:
+    """Fail unless every job and operation has ended, and no process and no directory of a job is left."""
+    stack.wait_for(lambda: _empty(unended(stack)), "the end of all jobs")
+    stack.wait_for(lambda: _empty(processes_of_jobs(stack)), "the end of the jobs' processes")
+    stack.wait_for(lambda: _empty(directories_of_jobs(stack)), "the end of the jobs' directories")
+    for number in agents:
+        stack.wait_for(lambda: _empty([one for one in operations(stack, number).items() if one[1] not in ENDED]), "the end of the operations")  # noqa: B023
+    for job in all_jobs(stack):
+        assert job["finished_at"] and job["waiting_for"] is None and (job["state"] == "succeeded") == (job["error"] is None), job
+
+
+def _empty(found: list[Any]) -> bool:
+    assert not found, f"{len(found)} are left, one of them: {found[-1]}"
+    return True
+
+
+@contextlib.contextmanager
+def errors_ignored() -> Iterator[None]:
+    """Whatever the manager answers, or does not."""
+    with contextlib.suppress(DomusError, OSError):
+        yield
+
+
+def raw(stack: Stack, port: int, timeout: float = 10.0) -> ssl.SSLContext:
+    """TLS without a look at who answers."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def text_of(item: Any) -> str:
+    """As JSON."""
+    return json.dumps(item)
+
+
+def pause(seconds: float) -> None:
+    """Let time pass."""
+    time.sleep(seconds)

@@ -1,0 +1,75 @@
+"""Figures come in one bounded call, and what a libvirt does not tell is None."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from domus_agent import statistics
+from domus_agent.statistics import Statistics, figures
+from domus_core.libvirt_driver.connection import connect
+from domus_core.libvirt_driver.registry import Registry
+
+PATIENCE = 20
+
+
+def test_the_test_driver_tells_only_states(tmp_path: Path) -> None:
+    told = Statistics("test:///default", str(tmp_path)).collect()
+    (vm,) = told["vms"].values()
+    assert vm == {"state": "running", **dict.fromkeys(("cpu_time_ns", "vcpus", "memory", "disk_read", "disk_written", "net_received", "net_sent"))}
+    json.dumps(told)
+
+
+def test_figures_are_summed_over_devices() -> None:
+    values = {"state.state": 3, "cpu.time": 7, "vcpu.current": 2, "balloon.current": 1024, "block.count": 2, "net.count": 1}
+    values |= {"block.0.rd.bytes": 10, "block.1.rd.bytes": 5, "block.1.wr.bytes": 3, "net.0.rx.bytes": 8, "net.0.tx.bytes": 9}
+    assert figures(values) == {
+        "state": "paused",
+        "cpu_time_ns": 7,
+        "vcpus": 2,
+        "memory": 1 << 20,
+        "disk_read": 15,
+        "disk_written": 3,
+        "net_received": 8,
+        "net_sent": 9,
+    }
+
+
+def test_the_host_and_its_repositories(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "objects"))
+    registry.write("repository", "main", {"name": "main", "path": str(tmp_path)})
+    registry.write("repository", "gone", {"name": "gone", "path": str(tmp_path / "gone")})
+    asked = Statistics("test:///default", str(tmp_path))
+    first, second = asked.collect()["host"], asked.collect()["host"]
+    assert first["cpu"] is None and (second["cpu"] is None or 0 <= second["cpu"] <= 1)
+    assert 0 < first["memory_available"] <= first["memory"] and first["cpus"] >= 1 and len(first["load"]) == 3
+    assert list(first["file_systems"]) == ["main"]
+    assert 0 < first["file_systems"]["main"]["free"] <= first["file_systems"]["main"]["size"]
+
+
+def test_a_libvirt_that_is_away_leaves_the_host(tmp_path: Path) -> None:
+    told = Statistics("qemu:///system?socket=/nowhere/libvirt-sock", str(tmp_path)).collect()
+    assert told["vms"] is None and told["host"]["memory"] > 0
+
+
+def test_a_libvirt_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, asked = threading.Event(), []
+
+    def hang(uri: str) -> Any:
+        asked.append(uri)
+        answered.wait()
+        return connect(uri)
+
+    monkeypatch.setattr(statistics, "LIMIT", 0.05)
+    monkeypatch.setattr(statistics, "connect", hang)
+    stuck = Statistics("test:///default", str(tmp_path))
+    assert [stuck.collect()["vms"] for dummy in range(3)] == [None] * 3
+    assert len(asked) == 1
+    answered.set()
+    assert stuck._asking.acquire(timeout=PATIENCE), "it is answered, and still nobody may ask again"
+    stuck._asking.release()
+    monkeypatch.setattr(statistics, "LIMIT", 5.0)
+    assert stuck.collect()["vms"]

@@ -1,0 +1,205 @@
+"""What the commands ask of the manager, what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.shell_completion import ShellComplete
+from domus_cli.commands import domus as root
+from domus_core.errors import Conflict, Unauthorized, Unreachable
+from domus_core.model.kinds import KINDS
+from domus_core.verbs import VERBS
+
+from .conftest import JOB, PLANNED, VM, FakeManager, Said
+
+Domus = Callable[..., Said]
+
+
+def ended(**more: object) -> dict[str, object]:
+    return {**JOB, "state": "succeeded", "changed": True, **more}
+
+
+def test_vms_are_listed_as_a_table(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["GET", "/api/v1/vms"] = {"items": [VM]}
+    said = domus("vm", "list", "--server", "s1", "--tag", "web")
+    assert said.code == 0
+    assert manager.asked == [("GET", "/api/v1/vms", None, {"server": "s1", "tag": "web"})]
+    header, row = said.out.splitlines()
+    assert header.split() == ["NAME", "STATE", "SERVER", "ADDRESSES", "CPUS", "MEMORY", "NOTES"]
+    assert "web1" in row and "198.18.10.101" in row and "128MiB" in row and "restart required, drift" in row
+
+
+@pytest.mark.parametrize(("format", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_every_list_has_a_machine_form(manager: FakeManager, domus: Domus, format: str, load: Callable[[str], object]) -> None:
+    manager.answers["GET", "/api/v1/vms"] = {"items": [VM]}
+    assert load(domus("vm", "list", "-o", format).out) == [VM]
+
+
+def test_a_query_chooses(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["GET", "/api/v1/vms"] = {"items": [VM]}
+    assert domus("vm", "list", "--query", "[].name").json() == ["web1"]
+    assert domus("vm", "list", "--query", "[").code == 1
+
+
+def test_an_empty_list_says_so(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["GET", "/api/v1/vms"] = {"items": []}
+    assert domus("vm", "list").out == "There are no virtual machines.\n"
+    assert domus("vm", "list", "-o", "json").json() == []
+
+
+def test_limit_stops_reading(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["GET", "/api/v1/vms"] = {"items": [VM] * 10}
+    assert len(domus("vm", "list", "--limit", "3", "-o", "json").json()) == 3
+
+
+def test_a_vm_is_shown(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["GET", "/api/v1/vms/web1"] = VM
+    out = domus("vm", "show", "web1").out
+    assert "generation" in out and "root (demo/VirtualDisks/web1-root.qcow2)" in out
+    assert domus("vm", "show", "web1", "-o", "json").json() == VM
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_a_command(manager: FakeManager, domus: Domus, verb: str) -> None:
+    manager.answers["POST", f"/api/v1/vms/web1/{verb}"] = ended(kind=verb)
+    said = domus("vm", verb, "web1", "--timeout", "5", "--force")
+    assert (said.code, manager.asked[0][2]) == (0, {"force": True, "timeout": 5})
+    assert "job j1: succeeded, changed" in said.out
+
+
+def test_every_kind_has_a_list(manager: FakeManager, domus: Domus) -> None:
+    for kind in KINDS:
+        path = kind.section.replace("_", "-")
+        manager.answers["GET", f"/api/v1/{path}"] = {"items": []}
+        assert domus(kind.name.replace("_", "-"), "list").code == 0
+
+
+def test_a_plan_is_shown_and_tells_by_its_code(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    document, kept = tmp_path / "site.yml", tmp_path / "plan"
+    document.write_text("vms: [{name: web1, memory: 256MiB}]")
+    manager.answers["POST", "/api/v1/apply"] = {"id": "p1", "changed": True, "objects": PLANNED}
+    said = domus("plan", "-f", str(document), "--out", str(kept))
+    assert said.code == 2
+    assert manager.asked == [("POST", "/api/v1/apply", {"vms": [{"name": "web1", "memory": "256MiB"}]}, {"check": True})]
+    assert "~ vm web1 on s1: to be changed\n      memory: 128MiB -> 256MiB" in said.out
+    assert "+ vm new on s1: to be created (start)" in said.out
+    assert "- vm old on s1: to be deleted (kill)" in said.out
+    assert "same" not in said.out
+    assert "Plan: 1 to create, 1 to change, 1 to delete." in said.out
+    manager.answers["POST", "/api/v1/plans/p1/apply"] = ended()
+    assert domus("apply", str(kept)).code == 0
+
+
+def test_a_plan_with_nothing_to_do_is_zero(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    (tmp_path / "site.yml").write_text("{}")
+    manager.answers["POST", "/api/v1/apply"] = {"id": "p1", "changed": False, "objects": []}
+    said = domus("plan", "-f", str(tmp_path / "site.yml"))
+    assert (said.code, said.out) == (0, "No changes. The servers match the document.\n")
+
+
+def test_a_document_is_no_plan(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    (tmp_path / "site.yml").write_text("vms: []")
+    said = domus("apply", str(tmp_path / "site.yml"))
+    assert said.code == 1 and "is not a plan" in said.err and not manager.asked
+
+
+def test_an_apply_follows_its_job(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    (tmp_path / "site.yml").write_text("vms: []")
+    manager.answers["POST", "/api/v1/apply"] = JOB
+    manager.answers["GET", "/api/v1/jobs/j1"] = ended(result={"objects": PLANNED})
+    manager.events = [("1", "event", json.dumps({"kind": "progress", "data": {"line": "create vm new"}})), ("2", "end", "{}")]
+    said = domus("apply", "-f", str(tmp_path / "site.yml"), "--reason", "why")
+    assert said.code == 0
+    assert "create vm new" in said.out and "job j1: succeeded, changed" in said.out
+    assert manager.asked[0][3]["reason"] == "why"
+
+
+def test_a_broken_stream_is_taken_up_where_it_broke(manager: FakeManager, domus: Domus) -> None:
+    states = iter([{**JOB, "state": "running"}, Unreachable("away"), ended()])
+
+    def job(query: dict[str, object]) -> object:
+        state = next(states)
+        if isinstance(state, Unreachable):
+            raise state
+        return state
+
+    manager.answers["GET", "/api/v1/jobs/j1"] = job
+    manager.events = [("7", "event", json.dumps({"kind": "progress", "data": {"line": "one"}}))]
+    assert domus("job", "tail", "j1").code == 0
+    assert [asked[3]["last_event_id"] for asked in manager.asked if asked[0] == "STREAM"] == [None, "7"]
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_job_that_did_not_succeed_is_a_failure(manager: FakeManager, domus: Domus, state: str) -> None:
+    error = {"code": "conflict", "message": "is in use", "object": "vm web1", "remedy": "Stop it"}
+    manager.answers["POST", "/api/v1/vms/web1/start"] = {**JOB, "state": state, "error": error}
+    said = domus("vm", "start", "web1")
+    assert said.code == 1 and "error: vm web1: is in use. Stop it" in said.out
+
+
+def test_interrupting_leaves_the_job_and_says_how_to_follow_it(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["POST", "/api/v1/vms/web1/stop"] = JOB
+    manager.answers["GET", "/api/v1/jobs/j1"] = KeyboardInterrupt()
+    said = domus("vm", "stop", "web1")
+    assert said.code == 130 and "domus job cancel j1" in said.out
+
+
+def test_drift_is_shown_and_tells_by_its_code(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["GET", "/api/v1/drift"] = {"items": [VM]}
+    said = domus("drift")
+    assert said.code == 2 and said.out.splitlines()[1].split() == ["vm", "web1", "s1", "memory", "1", "2", "2", "2"]
+    manager.answers["GET", "/api/v1/drift"] = {"items": []}
+    assert domus("drift").code == 0
+
+
+def test_adopting_prints_a_document(manager: FakeManager, domus: Domus) -> None:
+    answer = {"document": {"site": "demo", "vms": [{"name": "old"}]}, "not_managed": {"old": ["devices/sound"]}}
+    manager.answers["POST", "/api/v1/servers/s1/adopt"] = answer
+    said = domus("adopt", "--server", "s1", "old", "--site", "demo")
+    assert yaml.safe_load(said.out) == answer["document"]
+    assert "vm old: devices/sound" in said.out
+    assert manager.asked[0][2] == {"vms": ["old"], "site": "demo"}
+
+
+def test_a_server_is_added_with_a_secret_from_a_file(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("aa:bb\n")
+    manager.answers["POST", "/api/v1/servers"] = {"id": "x", "name": "s1", "state": "unknown"}
+    assert domus("server", "add", "s1", "192.0.2.1", "--secret", str(tmp_path / "secret")).code == 0
+    assert manager.asked[0][2] == {"name": "s1", "address": "192.0.2.1", "port": 8899, "secret": "aa:bb"}
+
+
+def test_events_are_watched(manager: FakeManager, domus: Domus) -> None:
+    event = {"at": "2026-11-22T10:00:00Z", "severity": "info", "kind": "vm.started", "server": "s1", "object": {"kind": "vm", "key": "web1"}}
+    manager.events = [("1", "event", json.dumps(event))]
+    assert "vm.started  s1  vm web1" in domus("event", "watch").out
+
+
+@pytest.mark.parametrize(("error", "code"), [(Conflict("no"), 1), (Unreachable("away"), 3), (Unauthorized("who"), 3)])
+def test_errors_have_documented_codes(manager: FakeManager, domus: Domus, error: Exception, code: int) -> None:
+    manager.answers["GET", "/api/v1/vms/web1"] = error
+    said = domus("vm", "show", "web1")
+    assert (said.code, said.err) == (code, f"error: {error}\n")
+    assert json.loads(domus("vm", "show", "web1", "-o", "json").err)["message"] == error.message  # type: ignore[attr-defined]
+
+
+def test_wrong_usage_is_64(manager: FakeManager, domus: Domus) -> None:
+    assert domus("apply").code == 64
+    assert domus("vm", "list", "--nonsense").code == 64
+    assert domus("nonsense").code == 64
+
+
+def test_names_are_completed(manager: FakeManager) -> None:
+    manager.answers["GET", "/api/v1/vms"] = {"items": [VM, {**VM, "name": "db1"}]}
+    completion = ShellComplete(root, {}, "domus", "_DOMUS_COMPLETE")
+    assert [item.value for item in completion.get_completions(["vm", "start"], "w")] == ["web1"]
+    manager.answers["GET", "/api/v1/vms"] = Unreachable("away")
+    assert completion.get_completions(["vm", "start"], "w") == []
+
+
+def test_the_completion_script_is_printed(domus: Domus) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "_DOMUS_COMPLETE" in domus("completion", shell).out

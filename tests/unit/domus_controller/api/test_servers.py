@@ -1,0 +1,109 @@
+"""Servers, and what agents report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from domus_controller.store import events, servers, statistics
+from domus_core.errors import DriverError, Unreachable
+
+from tests.unit.domus_controller.api.fakes import OTHER_SERVER, SERVER, Manager, described
+from tests.unit.domus_controller.security.certificates import certificate_headers
+
+SECRET = f"{'a' * 64}:{'b' * 32}"
+WANTED = {"name": "srv9", "address": "192.0.2.9", "secret": SECRET}
+
+
+def test_a_server_is_taken_over_shown_and_released(manager: Manager) -> None:
+    answer = manager.call("POST", "/api/v1/servers", json=WANTED)
+    assert (answer.status_code, answer.json["name"]) == (201, "srv9")
+    assert manager.agents.calls == [("take_over", "srv9", "192.0.2.9", 8899, SECRET)]
+    assert manager.get(answer.headers["Location"])["state"] == "unknown"
+    assert len(manager.get("/api/v1/servers")["items"]) == 3
+    assert manager.call("DELETE", "/api/v1/servers/srv9").status_code == 204
+    assert manager.call("GET", "/api/v1/servers/srv9").status_code == 404
+
+
+def test_the_secret_of_a_take_over_is_never_repeated(manager: Manager) -> None:
+    answer = manager.call("POST", "/api/v1/servers", json={**WANTED, "secret": "not the secret"})
+    assert (answer.status_code, answer.json["field"]) == (400, "secret")
+    assert "not the secret" not in answer.text
+
+
+def test_a_server_that_does_not_answer_is_only_forgotten_on_request(manager: Manager) -> None:
+    manager.agents.failure = Unreachable("does not answer", object="server srv1")
+    refused = manager.call("DELETE", "/api/v1/servers/srv1")
+    assert (refused.status_code, refused.json["code"]) == (503, "unreachable")
+    assert manager.call("DELETE", "/api/v1/servers/srv1?forget=true").status_code == 204
+    assert [one["name"] for one in servers.all(manager.store)] == ["srv2"]
+
+
+def test_adopting_and_resyncing_ask_the_agent(manager: Manager) -> None:
+    assert manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": ["old"]}).json == {"site": "default", "vms": []}
+    assert manager.call("POST", "/api/v1/servers/srv1/resync").json == {"mark": 7}
+    assert manager.agents.calls == [(SERVER, "adopt", {"vms": ["old"], "site": "default"}), (SERVER, "resync", {})]
+
+
+def test_a_fault_on_a_server_is_not_called_one_of_the_manager(manager: Manager) -> None:
+    manager.agents.failure = DriverError("libvirt refused")
+    answer = manager.call("POST", "/api/v1/servers/srv1/resync")
+    assert (answer.status_code, answer.json["code"]) == (502, "driver_error")
+
+
+def report(*records: dict[str, Any], **rest: Any) -> dict[str, Any]:
+    return {"protocol": 1, "server": SERVER, "epoch": "e1", "version": "0.1.0", "sent_at": 1.0, "libvirt": "up", "records": list(records), **rest}
+
+
+def event(number: int) -> dict[str, Any]:
+    return {"seq": number, "at": 1.0, "type": "event", "kind": "vm.started", "severity": "info", "object": None, "data": {}, "operation": None}
+
+
+def send(manager: Manager, body: Any, server: str = SERVER, serial: int = 0x1F, **headers: str) -> Any:
+    return manager.client.post("/agent/v1/callback", json=body, headers={**certificate_headers(server, serial), **headers})
+
+
+def test_a_report_is_stored_once_and_acknowledged(manager: Manager) -> None:
+    record = {"seq": 2, "at": 1.0, "type": "object", "kind": "vm", "key": "web1", "id": "x", "description": described("vm", "web1")}
+    uuid = record["description"]["id"]
+    measured = {"at": manager.store.now(), "vms": {uuid: {"state": "running", "cpu_time_ns": 1, "vcpus": 1, "memory": 1}}, "host": {}}
+    for dummy in range(2):
+        answer = send(manager, report(event(1), record, statistics=measured))
+        assert (answer.status_code, answer.json["acknowledged"], answer.json["revoked"]) == (200, 2, [])
+    assert len(events.page(manager.store, since=0)["items"]) == 1
+    assert manager.get("/api/v1/vms/web1")["server"] == "srv1"
+    assert manager.get("/api/v1/servers/srv1")["state"] == "online"
+    assert statistics.latest(manager.store, SERVER)["vms"][uuid]["vcpus"] == 1
+    assert len(manager.get("/api/v1/vms/web1/statistics")["items"]) == 1
+
+
+def test_an_agent_hears_which_certificates_are_revoked(manager: Manager) -> None:
+    servers.revoke(manager.store, "abc", [SERVER], manager.store.now() + 60)
+    assert [one["serial"] for one in send(manager, report()).json["revoked"]] == ["abc"]
+
+
+@pytest.mark.parametrize(
+    ("body", "sender", "status", "code"),
+    [
+        (report(server=OTHER_SERVER), {}, 403, "forbidden"),
+        (report(), {"server": "5ca7e5f0-0000-4000-8000-00000000000f"}, 403, "forbidden"),
+        (report(), {"serial": 0x20}, 403, "forbidden"),
+        (report(), {"X-Client-Verify": "NONE"}, 401, "unauthorized"),
+        (report(), {"X-Client-Verify": "FAILED:expired"}, 401, "unauthorized"),
+        (report(), {"X-Client-Cert": "nonsense"}, 401, "unauthorized"),
+        (report(protocol=2), {}, 422, "unsupported"),
+        (report({"seq": 0, "type": "event"}), {}, 400, "invalid_spec"),
+        (report({"seq": 1, "type": "object", "kind": "vm", "key": "a", "description": {"id": 5}}), {}, 400, "invalid_spec"),
+        (report(*[event(number) for number in range(1, 502)]), {}, 400, "invalid_spec"),
+        ([], {}, 400, "invalid_spec"),
+    ],
+)
+def test_a_report_that_is_not_proper_is_refused_as_a_whole(manager: Manager, body: Any, sender: dict[str, Any], status: int, code: str) -> None:
+    answer = send(manager, body, **sender)
+    assert (answer.status_code, answer.json["code"]) == (status, code)
+    assert events.page(manager.store, since=0)["items"] == []
+    assert servers.find(manager.store, SERVER)["state"] == "unknown"
+
+
+def test_a_token_does_not_open_the_agents_door(manager: Manager) -> None:
+    assert manager.call("POST", "/agent/v1/callback", json=report()).status_code == 401

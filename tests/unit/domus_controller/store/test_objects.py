@@ -1,0 +1,254 @@
+"""Objects: found, paged, followed, and what contradicts each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from domus_controller.store import events, jobs, objects, requests, servers
+from domus_controller.store.database import Store
+from domus_controller.store.values import encode_cursor
+from domus_core.errors import Conflict, InvalidSpec, NotFound
+
+from .described import FIRST, SECOND, Clock, described, put, put_all, take_away, vm_id
+
+
+def names(page: dict[str, Any]) -> list[str]:
+    return [item["name"] for item in page["items"]]
+
+
+def test_an_object_is_found_by_id_and_name(store: Store) -> None:
+    put(store, described(1, tags=["web"]))
+    found = objects.find(store, "vm", vm_id(1))
+    assert found == objects.find(store, "vm", "vm00001") == objects.find(store, "vm", "vm00001", "first")
+    assert found["server"] == "first" and found["addresses"] == ["192.0.2.7"] and found["asked"] is None and found["conflict"] is None
+    for arguments in (("vm", "other"), ("network", "vm00001"), ("vm", "vm00001", "second")):
+        with pytest.raises(NotFound):
+            objects.find(store, *arguments)
+
+
+def test_the_same_again_changes_nothing_and_another_content_does(store: Store) -> None:
+    put(store, described(1))
+    before = objects.find(store, "vm", "vm00001")
+    put(store, described(1))
+    assert objects.find(store, "vm", "vm00001") == before
+    put(store, described(1, memory=2 << 30))
+    after = objects.find(store, "vm", "vm00001")
+    assert after["sequence"] > before["sequence"] and after["etag"] != before["etag"]
+
+
+def test_pages_come_in_order_and_miss_nothing(store: Store) -> None:
+    put_all(store, [described(number) for number in range(25)])
+    found, cursor = [], None
+    while True:
+        page = objects.page(store, "vm", 10, cursor)
+        found += names(page)
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert found == [f"vm{number:05d}" for number in range(25)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ({"name": "vm00003"}, [3]),
+        ({"name": "vm0000*"}, [0, 1, 2, 3, 4, 5]),
+        ({"server": "second"}, [5]),
+        ({"server": SECOND, "name": "vm*"}, [5]),
+        ({"state": "stopped"}, [1, 3]),
+        ({"site": "default"}, [0, 1, 2, 3, 4, 5]),
+        ({"site": "other"}, []),
+        ({"tag": "even"}, [0, 2, 4]),
+        ({"tag": "even", "state": "running", "site": "default", "server": "first", "name": "vm00002"}, [2]),
+        ({"server": "unknown"}, []),
+    ],
+)
+def test_filters(store: Store, filters: dict[str, Any], wanted: list[int]) -> None:
+    put_all(store, [described(n, state="stopped" if n in (1, 3) else "running", tags=["odd" if n % 2 else "even"]) for n in range(5)])
+    put(store, described(5), SECOND)
+    assert names(objects.page(store, "vm", filters=filters)) == [f"vm{number:05d}" for number in wanted]
+    assert sorted(names(objects.page(store, "vm", filters=filters, since=0))) == [f"vm{number:05d}" for number in wanted]
+
+
+def test_wrong_limits_cursors_and_filters_are_refused(store: Store) -> None:
+    for arguments in ({"limit": 0}, {"limit": 1001}, {"cursor": "x"}, {"cursor": "WzFd"}, {"cursor": "é"}, {"filters": {"colour": "red"}}):
+        with pytest.raises(InvalidSpec):
+            objects.page(store, "vm", **arguments)
+
+
+def test_the_feed_tells_each_change_once_with_what_is_gone(store: Store) -> None:
+    put_all(store, [described(number) for number in range(3)])
+    since = objects.page(store, "vm")["since"]
+    assert objects.page(store, "vm", since=since) == {"items": [], "next": None, "since": since}
+    put(store, described(1, memory=5))
+    take_away(store, "vm00002")
+    page = objects.page(store, "vm", since=since)
+    assert page["items"][1:] == [{"id": vm_id(2), "name": "vm00002", "deleted": True}]
+    assert page["items"][0]["spec"]["memory"] == 5
+    assert objects.page(store, "vm", since=page["since"])["items"] == []
+    assert names(objects.page(store, "vm")) == ["vm00000", "vm00001"]
+    put(store, described(2))
+    assert names(objects.page(store, "vm", since=page["since"])) == ["vm00002"]
+
+
+def test_the_feed_in_pages_gives_the_same(store: Store) -> None:
+    put_all(store, [described(number) for number in range(7)])
+    since, found = 0, []
+    while True:
+        page = objects.page(store, "vm", 3, since=since)
+        found += names(page)
+        since = page["since"]
+        if page["next"] is None:
+            break
+        assert names(objects.page(store, "vm", 3, page["next"], since=0)) == names(objects.page(store, "vm", 3, since=since))
+    assert found == [f"vm{number:05d}" for number in range(7)]
+
+
+def test_tombstones_end(store: Store, clock: Clock) -> None:
+    put(store, described(1))
+    take_away(store, "vm00001")
+    clock.at += objects.KEEP_DELETED + 1
+    assert objects.forget_deleted(store, store.now() - objects.KEEP_DELETED) == 1
+    assert objects.page(store, "vm", since=0)["items"] == []
+
+
+def test_order_survives_a_clock_that_is_set_back(store: Store, clock: Clock) -> None:
+    put(store, described(1))
+    clock.at -= 3600
+    put(store, described(2))
+    assert names(objects.page(store, "vm", since=0)) == ["vm00001", "vm00002"]
+
+
+def test_a_vm_made_anew_under_its_name_replaces_the_old_one(store: Store) -> None:
+    put(store, described(1, key="web"))
+    put(store, described(2, key="web"))
+    assert objects.find(store, "vm", "web")["id"] == vm_id(2)
+    with pytest.raises(NotFound):
+        objects.find(store, "vm", vm_id(1))
+
+
+def test_a_name_on_two_servers_is_ambiguous(store: Store) -> None:
+    put(store, described(1, key="web"))
+    put(store, described(2, key="web"), SECOND)
+    with pytest.raises(Conflict, match="2 objects"):
+        objects.find(store, "vm", "web")
+    assert objects.find(store, "vm", "web", "second")["id"] == vm_id(2)
+    assert objects.locate(store, "default") == {"web": [FIRST, SECOND]} and objects.locate(store, "other") == {}
+
+
+def reasons(store: Store) -> dict[str, Any]:
+    return {item["server"]: (item["conflict"] or {}).get("reason") for item in objects.page(store, "vm")["items"]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wanted", "severity"),
+    [
+        ({"generation": 2, "state": "stopped"}, {"generation": 1, "state": "stopped"}, (None, "older_generation"), "warning"),
+        ({"memory": 5, "state": "stopped"}, {"memory": 6, "state": "stopped"}, ("different_content", "different_content"), "warning"),
+        ({}, {}, ("runs_twice", "runs_twice"), "error"),
+        ({"generation": 2}, {"generation": 1}, ("runs_twice", "runs_twice"), "error"),
+        ({}, {"state": "stopped"}, (None, None), None),
+    ],
+)
+def test_two_reports_of_one_vm(store: Store, first: Any, second: Any, wanted: tuple[Any, Any], severity: Any) -> None:
+    put(store, described(1, **first))
+    put(store, described(1, **second), SECOND)
+    assert reasons(store) == {"first": wanted[0], "second": wanted[1]}
+    assert {item["severity"] for item in events.page(store, filters={"kind": "vm.conflict"})["items"]} == ({severity} if severity else set())
+    assert objects.find(store, "vm", vm_id(1))["server"] == "first"
+    told = len(events.page(store)["items"])
+    put(store, described(1, **second, title="x"), SECOND)
+    put(store, described(1, **second), SECOND)
+    assert len(events.page(store)["items"]) == told or severity is None or severity == "warning"
+    take_away(store, "vm00001", SECOND)
+    assert reasons(store) == {"first": None}
+
+
+def test_a_server_that_is_removed_takes_its_objects_along(store: Store) -> None:
+    put(store, described(1))
+    put(store, described(1), SECOND)
+    since = objects.latest_sequence(store)
+    servers.remove(store, SECOND)
+    assert reasons(store) == {"first": None}
+    assert {"id": vm_id(1), "name": "vm00001", "deleted": True} in objects.page(store, "vm", since=since)["items"]
+    with pytest.raises(NotFound):
+        servers.remove(store, SECOND)
+
+
+def test_an_inventory_mends_the_copy_but_not_what_is_newer(store: Store) -> None:
+    put_all(store, [described(1), described(2), described(3)])
+    since = objects.latest_sequence(store)
+    put(store, described(3, memory=7))
+    put(store, described(4))
+    objects.replace_all(store, FIRST, [described(1, memory=9), described(3, memory=1), described(5)], since)
+    assert {item["name"]: item["spec"]["memory"] for item in objects.page(store, "vm")["items"]} == {
+        "vm00001": 9,
+        "vm00003": 7,
+        "vm00004": 1 << 30,
+        "vm00005": 1 << 30,
+    }
+
+
+def test_the_server_object_gives_the_servers_facts(store: Store) -> None:
+    put(store, {**described(1, key="first"), "kind": "server", "id": FIRST, "measured": {"facts": {"cpus": 8}}})
+    assert servers.find(store, "first")["facts"] == {"facts": {"cpus": 8}}
+
+
+def test_drift_is_listed(store: Store) -> None:
+    put_all(store, [described(1), described(2, recorded={"name": "vm00002", "memory": 5}), described(3, running={"name": "vm00003", "memory": 6})])
+    found = objects.drift(store)
+    assert names(found) == ["vm00002", "vm00003"]
+    assert found["items"][0]["drift"] == [{"field": "memory", "asked": None, "recorded": 5, "defined": 1 << 30, "running": 1 << 30}]
+    assert names(objects.drift(store, {"kind": "network"})) == [] and names(objects.drift(store, {"server": "first", "name": "vm00003"})) == ["vm00003"]
+    first = objects.drift(store, {"kind": "vm"}, 1)
+    assert names(objects.drift(store, {"kind": "vm"}, 1, first["next"])) == ["vm00003"]
+
+
+def plans_of(store: Store, work: Any) -> list[str]:
+    """How SQLite goes about every query that `work` makes."""
+    statements: list[str] = []
+    reader = store.read()
+    reader.set_trace_callback(statements.append)
+    work()
+    reader.set_trace_callback(None)
+    return [row["detail"] for statement in statements for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+
+CURSOR = encode_cursor("vm00001", 1)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda store: objects.find(store, "vm", vm_id(1)),
+        lambda store: objects.find(store, "vm", "vm00001"),
+        lambda store: objects.page(store, "vm"),
+        lambda store: objects.page(store, "vm", 100, CURSOR),
+        *(lambda store, name=name: objects.page(store, "vm", 100, CURSOR, {name: "web"}) for name in objects.FILTERS),
+        lambda store: objects.page(store, "vm", 100, CURSOR, {"name": "vm*", "state": "running"}),
+        lambda store: objects.page(store, "vm", since=1),
+        lambda store: objects.page(store, "vm", 10, encode_cursor(4), {"state": "running", "tag": "x"}, 1),
+        lambda store: objects.drift(store),
+        lambda store: objects.drift(store, {"kind": "vm", "server": "first"}, 10, encode_cursor("vm", "a", 1)),
+        lambda store: objects.locate(store, "default"),
+        lambda store: jobs.page(store),
+        lambda store: jobs.page(store, 10, encode_cursor(5), {"state": "running"}),
+        lambda store: jobs.page(store, 10, None, {"state": "running", "kind": "apply"}),
+        lambda store: jobs.events(store, "j", 5),
+        lambda store: jobs.unfinished(store),
+        lambda store: requests.page(store, 10, encode_cursor(5), {"state": "failed"}),
+        lambda store: events.page(store),
+        lambda store: events.page(store, since=4),
+        *(lambda store, name=name: events.page(store, 10, encode_cursor(5), {name: "x"}) for name in events.FILTERS),
+        lambda store: servers.page(store),
+        lambda store: servers.find(store, "first"),
+    ],
+)
+def test_no_hot_query_reads_more_than_its_answer(store: Store, work: Any) -> None:
+    put_all(store, [described(number) for number in range(3)])
+    # Lists in the order of a key are read along it; only a look through everything, or a sort, grows with the number of objects.
+    allowed = ("SCAN CONSTANT ROW", "SCAN e", "SCAN s", "SCAN jobs", "SCAN requests")
+    for detail in plans_of(store, lambda: work(store)):
+        assert "TEMP B-TREE" not in detail, detail
+        assert not detail.startswith("SCAN") or "USING" in detail or detail in allowed, detail

@@ -1,0 +1,130 @@
+"""The command domus-manager, each command as a person runs it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from domus_controller.__main__ import main
+from domus_controller.deployment import nginx_command
+from domus_controller.security import passwords
+from domus_controller.store import tokens, users
+from domus_controller.store.database import Store
+
+
+class Machine:
+    """A configuration, and what its commands say."""
+
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.directory, self._capsys = directory, capsys
+        self.configuration = directory / "manager.yml"
+        data = {"directory": str(directory / "state"), "run_directory": str(directory / "run"), "web_port": 17002, "web_address": "127.0.0.1"}
+        self.configuration.write_text(json.dumps(data))
+
+    def run(self, *words: str, expected: int = 0) -> str:
+        """What a command says; its exit code must be the expected one."""
+        assert main(["--config", str(self.configuration), *words]) == expected
+        told = self._capsys.readouterr()
+        return told.out if expected == 0 else told.out + told.err
+
+    def store(self) -> Store:
+        """Its database."""
+        return Store(self.directory / "state")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
+    return Machine(tmp_path, capsys)
+
+
+def test_init_shows_the_first_password_once(machine: Machine) -> None:
+    told = machine.run("init")
+    password = told.split("password: ")[1].strip()
+    assert len(password) >= 20
+    store = machine.store()
+    try:
+        assert passwords.verify(store.row("SELECT password FROM users")["password"], password)  # type: ignore[index]
+        assert users.find(store, "admin")["role"] == "administrator"
+    finally:
+        store.close()
+    assert "password" not in machine.run("init")
+    assert (machine.directory / "state/web-ca.pem").read_text().startswith("-----BEGIN CERTIFICATE")
+    for path in machine.directory.rglob("*"):
+        assert not path.is_file() or password.encode() not in path.read_bytes(), path
+
+
+def test_keys_are_for_their_owner_alone(machine: Machine) -> None:
+    machine.run("init")
+    keys = list((machine.directory / "state").glob("*.key"))
+    assert keys and all(path.stat().st_mode & 0o077 == 0 for path in keys)
+    assert (machine.directory / "state").stat().st_mode & 0o077 == 0
+
+
+def test_a_password_of_ones_own_and_a_new_one(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    assert "horse" not in machine.run("init", "--password-stdin")
+    new = machine.run("reset-password").split("password: ")[1].strip()
+    store = machine.store()
+    try:
+        stored = store.row("SELECT password FROM users")["password"]  # type: ignore[index]
+        assert passwords.verify(stored, new) and not passwords.verify(stored, "correct horse")
+    finally:
+        store.close()
+    assert "nobody" in machine.run("reset-password", "--user", "nobody", expected=1)
+
+
+def test_a_token_works(machine: Machine) -> None:
+    machine.run("init")
+    token = machine.run("token", "create", "ci", "--role", "operator", "--days", "1").strip()
+    store = machine.store()
+    try:
+        principal = tokens.authenticate(store, token)
+        assert principal is not None and (principal.name, principal.role) == ("admin", "operator")
+    finally:
+        store.close()
+    assert "days" in machine.run("token", "create", "ci", "--days", "0", expected=1)
+
+
+def test_a_backup_can_be_restored(machine: Machine) -> None:
+    machine.run("init")
+    copy = machine.directory / "copy.db"
+    machine.run("backup", str(copy))
+    machine.run("token", "create", "later")
+    assert "backup is in place" in machine.run("restore", str(copy))
+    store = machine.store()
+    try:
+        assert tokens.list(store) == []
+        assert "error" in machine.run("restore", str(copy), expected=1)
+    finally:
+        store.close()
+
+
+def test_the_audit_chain_is_verified(machine: Machine) -> None:
+    machine.run("init")
+    assert machine.run("verify-audit").startswith("0 jobs")
+
+
+def test_status_says_what_does_not_run(machine: Machine) -> None:
+    machine.run("init")
+    told = machine.run("status", expected=1)
+    assert "servers 0" in told and "api not running" in told and "runner not running" in told
+
+
+def test_what_is_not_set_up_is_told_with_its_remedy(machine: Machine) -> None:
+    for words in (["status"], ["serve"], ["nginx-conf"], ["backup", "x"], ["token", "create", "x"]):
+        assert "domus-manager init" in machine.run(*words, expected=1)
+
+
+def test_a_wrong_configuration_is_told(machine: Machine) -> None:
+    machine.configuration.write_text("nonsense: 1\n")
+    assert "nonsense" in machine.run("status", expected=1)
+
+
+def test_nginx_accepts_what_is_written(machine: Machine) -> None:
+    machine.run("init")
+    path = machine.run("nginx-conf").strip()
+    answer = subprocess.run([*nginx_command(path), "-t"], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
