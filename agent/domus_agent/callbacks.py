@@ -39,7 +39,10 @@ class Refused(Exception):
 
 
 class Callbacks:
-    """Sends while this server has a manager. `revoke` hears of certificates (serial, until) that the manager's answers name."""
+    """Sends while this server has a manager; `facts` once on each connection, and when they have changed.
+
+    `revoke` hears of certificates (serial, until) that the manager's answers name.
+    """
 
     def __init__(
         self,
@@ -48,12 +51,14 @@ class Callbacks:
         version: str,
         config: AgentConfig,
         libvirt_state: Callable[[], str],
+        facts: Callable[[], Optional[dict[str, Any]]],
         statistics: Callable[[], Optional[dict[str, Any]]],
         revoke: Callable[[str, float], None],
     ) -> None:
         self._ownership, self._store, self._version = ownership, store, version
         self._heartbeat, self._directory = config.heartbeat, config.directory
-        self._libvirt_state, self._statistics, self._revoke = libvirt_state, statistics, revoke
+        self._libvirt_state, self._facts, self._statistics, self._revoke = libvirt_state, facts, statistics, revoke
+        self._told_facts: Optional[dict[str, Any]] = None
         self._wake = threading.Event()
         self._end = threading.Event()
         self._connection: Optional[http.client.HTTPSConnection] = None
@@ -117,19 +122,22 @@ class Callbacks:
 
     def _send(self) -> None:
         epoch, records = self._store.batch(BATCH_RECORDS)
-        answer = self._exchange(self._message(epoch, records))
+        facts = self._facts()
+        news = None if facts == self._told_facts else facts
+        answer = self._exchange(self._message(epoch, records, news))
         acknowledged = answer.get("acknowledged")
         if not isinstance(acknowledged, int) or isinstance(acknowledged, bool):
             raise Refused("the answer acknowledges nothing")
+        self._told_facts = news or self._told_facts
         self._store.acknowledged(acknowledged, epoch)
         if records and acknowledged < records[0]["seq"]:
             raise Refused(f"only {acknowledged} is acknowledged, {records[0]['seq']} was sent")
         for one in answer.get("revoked") or ():
             self._revoke(str(one["serial"]), float(one["until"]))
 
-    def _message(self, epoch: str, records: list[dict[str, Any]]) -> bytes:
+    def _message(self, epoch: str, records: list[dict[str, Any]], facts: Optional[dict[str, Any]]) -> bytes:
         data = {"protocol": PROTOCOL, "server": self._ownership.server_id, "epoch": epoch, "version": self._version, "sent_at": time.time()}
-        data.update(libvirt=self._libvirt_state(), records=records, statistics=self._statistics(), problem=self._store.problem)
+        data.update(libvirt=self._libvirt_state(), records=records, facts=facts, statistics=self._statistics(), problem=self._store.problem)
         return json.dumps(data, separators=(",", ":")).encode()
 
     def _exchange(self, body: bytes) -> Mapping[str, Any]:
@@ -163,6 +171,7 @@ class Callbacks:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+        self._told_facts = None
 
 
 class LatestStatistics:

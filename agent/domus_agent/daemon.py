@@ -43,7 +43,9 @@ class Agent:
         self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION)
         self.consoles = Consoles(config.uri)
-        self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self.statistics.take, self._revoke)
+        self.callbacks = Callbacks(
+            self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, lambda: self.observer.facts, self.statistics.take, self._revoke
+        )
         self.store.wake = self.callbacks.wake
         self.store.recovered = self.observer.resync
         self.operations.touched = self.observer.touched

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Callable, Optional
 
 from domus_core.description import describe, identity
@@ -23,16 +24,18 @@ from .forced_changes import take_forced_changes
 from .libvirt_events import BACK, LOST, LibvirtEvents, Seen
 from .store import AgentStore
 
-SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, BUSY_SECONDS = 30.0, 1.0, 600.0, 5.0, 0.5
+SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS = 30.0, 1.0, 600.0, 5.0, 2.0
 EVENTS_AT_ONCE, OBJECTS_AT_ONCE = 500, 20
 REGISTERED = ("server", "repository", "template", "iso")
+# What changes all the time, or is too long to be told with each server.
+UNTOLD_FACTS = frozenset({"memory_free", "numa_cells", "machines", "cpu_models"})
 
 Target = tuple[str, str]
 _log = logging.getLogger(__name__)
 
 
 class Observer:
-    """Sees everything on the server, and puts what is new into the outbox.
+    """Sees everything on the server, and puts what is new into the outbox; `facts` says what the server is, None until libvirt has told.
 
     `busy` says whether an operation works on an object now; such objects are left alone until it has ended.
     """
@@ -50,8 +53,16 @@ class Observer:
         self._ids: dict[Target, str] = {}
         self._due: dict[Target, float] = {}
         self._later: dict[Target, None] = {}
+        self._rest_until = 0.0
         self._postponed: set[Target] = set()
-        self._next = {self._sweep: 0.0, self._look_at_all: 0.0, self._take_forced_changes: 0.0}
+        self._periods = {
+            self._sweep: SWEEP_SECONDS,
+            self._look_at_all: WHOLE_SECONDS,
+            self._read_facts: WHOLE_SECONDS,
+            self._take_forced_changes: FORCED_SECONDS,
+        }
+        self._next = dict.fromkeys(self._periods, 0.0)
+        self.facts: Optional[dict[str, Any]] = None
         self._lost = False
         self._end = False
         self._condition = threading.Condition()
@@ -87,14 +98,20 @@ class Observer:
     def resync(self) -> None:
         """Look at every object again; what differs from what the manager was told goes into the outbox."""
         with self._condition:
-            self._next.update({self._sweep: 0.0, self._look_at_all: 0.0})
+            self._next.update({self._sweep: 0.0, self._look_at_all: 0.0, self._read_facts: 0.0})
             self._condition.notify_all()
 
     def touched(self, targets: Iterable[Target]) -> None:
-        """An operation has worked on these objects: look at them again."""
+        """An operation has worked on these objects, and told how they are now: look at them again, at many of them when there is time."""
         targets = list(targets)
         self._postponed.update(targets)
-        self._look_at(targets)
+        if len(targets) <= OBJECTS_AT_ONCE:
+            self._look_at(targets)
+            return
+        with self._condition:
+            self._later.update(dict.fromkeys(targets))
+            self._rest_until = time.monotonic() + REST_SECONDS
+            self._condition.notify_all()
 
     # --- events
 
@@ -153,20 +170,25 @@ class Observer:
         """Do what is due: a look at all domains, objects that something happened to, then the other objects."""
         now = time.monotonic()
         for step in [step for step, at in self._next.items() if at <= now]:
-            self._next[step] = now + {self._sweep: SWEEP_SECONDS, self._look_at_all: WHOLE_SECONDS, self._take_forced_changes: FORCED_SECONDS}[step]
+            self._next[step] = now + self._periods[step]
             step()
         targets = self._take()
         if targets and self._events.connection is not None:
+            began = time.monotonic()
             self._describe(targets)
+            ended = time.monotonic()
+            # What is not urgent takes half of the time at most: operations and the manager wait for the same processor.
+            self._rest_until = max(self._rest_until, ended + ended - began)
 
     def _take(self) -> list[Target]:
         with self._condition:
             now = time.monotonic()
-            if not self._later and not any(at <= now for at in self._due.values()) and not self._end:
-                self._condition.wait(max(0.0, min((*self._due.values(), *self._next.values())) - now))
+            later = self._later if self._rest_until <= now else {}
+            targets = list(islice((target for target, at in self._due.items() if at <= now), OBJECTS_AT_ONCE)) or list(islice(later, OBJECTS_AT_ONCE))
+            if not targets and not self._end:
+                rest = (self._rest_until,) if self._later else ()
+                self._condition.wait(max(0.0, min((*self._due.values(), *self._next.values(), *rest)) - now))
                 return []
-            due = [target for target, at in self._due.items() if at <= now] or list(self._later)
-            targets = due[:OBJECTS_AT_ONCE]
             for target in targets:
                 self._due.pop(target, None)
                 self._later.pop(target, None)
@@ -205,6 +227,11 @@ class Observer:
             self._look_at(("vm", name) for name in self._suspects)
             self._next[self._sweep] = time.monotonic() + SUSPECT_SECONDS
 
+    def _read_facts(self) -> None:
+        with self._driver() as driver:
+            if driver is not None:
+                self.facts = driver.facts()
+
     def _take_forced_changes(self) -> None:
         def report(changes: list[dict[str, Any]]) -> bool:
             with self._store.transaction():
@@ -219,7 +246,7 @@ class Observer:
     def _describe(self, targets: list[Target]) -> None:
         """Read the objects and put what differs into the outbox, except those that an operation works on."""
         working = {target for target in targets if self._busy(*target)}
-        self._postpone(working)
+        self._postponed |= working  # until `touched`
         free = [target for target in targets if target not in working and not self._hand_over(target)]
         if not free:
             return
@@ -232,15 +259,11 @@ class Observer:
                 self._look_at(free, SUSPECT_SECONDS)
                 raise
         changed_meanwhile = {target for target, dummy in read if self._busy(*target)}
-        self._postpone(changed_meanwhile)
+        self._postponed |= changed_meanwhile
         with self._store.transaction():
             for (kind, key), description in read:
                 if (kind, key) not in changed_meanwhile and description is not _UNREADABLE:
                     self._put(kind, key, description)
-
-    def _postpone(self, targets: set[Target]) -> None:
-        self._postponed |= targets
-        self._look_at(targets, BUSY_SECONDS)
 
     def _hand_over(self, target: Target) -> bool:
         """Have a running VM's addresses asked for first, after an operation: that may have found some already."""
@@ -330,6 +353,10 @@ class _Reader(LibvirtDriver):
     def addresses(self, vm: str) -> tuple[str, ...]:
         """The addresses as last heard."""
         return self._book.known(vm)
+
+    def facts(self) -> dict[str, Any]:
+        """What the server is and can do, without UNTOLD_FACTS."""
+        return {name: value for name, value in (self._server(None).facts or {}).items() if name not in UNTOLD_FACTS}
 
     def ask_addresses(self, vm: str) -> tuple[str, ...]:
         """The addresses now; may take seconds when a guest does not answer."""

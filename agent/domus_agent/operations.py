@@ -38,6 +38,7 @@ MOST_LINES = 10_000
 KEPT_SECONDS = 7 * 86400.0
 KEPT_IN_MEMORY = 16
 LEAVE_OFF_SECONDS = 2.0
+PROGRESS_PAUSE = 0.5
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -113,15 +114,17 @@ class Operations:
             return submitted.told()
 
     def status(self, operation: str, who: Optional[str] = None, wait: float = 0.0, since: int = 0) -> dict[str, Any]:
-        """The status with progress from number `since` on, as soon as it ended or `wait` seconds passed. Raises NotFound, also when another's (`who`)."""
-        deadline = time.monotonic() + wait
+        """The status with the progress after number `since`: as soon as it ended, with progress twice a second, at the latest after `wait` seconds.
+
+        Raises NotFound, also when it is not `who`'s.
+        """
+        began = time.monotonic()
         with self._news:
             while True:
-                told = self._told(operation, who)
-                left = deadline - time.monotonic()
-                if told["state"] in ENDED or left <= 0:
-                    return _since(told, since)
-                self._news.wait(left)
+                known, spent = self._known.get(operation), time.monotonic() - began
+                if known is None or known.state in ENDED or spent >= wait or (len(known.progress) > since and spent >= PROGRESS_PAUSE):
+                    return _since(self._told(operation, who), since)
+                self._news.wait(min(wait - spent, PROGRESS_PAUSE))
 
     def cancel(self, operation: str, who: Optional[str] = None) -> dict[str, Any]:
         """Ask it to end before its next step; return its status. Raises NotFound."""
@@ -273,8 +276,7 @@ class Operations:
         def add(line: str) -> None:
             with self._news:
                 if len(operation.progress) < MOST_LINES:
-                    operation.progress.append({"n": len(operation.progress), "at": self._clock(), "line": line})
-                    self._news.notify_all()
+                    operation.progress.append({"n": len(operation.progress) + 1, "at": self._clock(), "line": line})
 
         return add
 
@@ -341,4 +343,4 @@ def _interrupted() -> Interrupted:
 
 
 def _since(told: dict[str, Any], since: int) -> dict[str, Any]:
-    return {**told, "progress": [line for line in told["progress"] if line["n"] >= since]}
+    return {**told, "progress": [line for line in told["progress"] if line["n"] > since]}

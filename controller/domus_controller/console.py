@@ -22,11 +22,14 @@ LONGEST_REASON = 120
 SERVER_OPTIONS = {"ping_interval": PING_SECONDS, "max_message_size": LARGEST_MESSAGE}
 
 
-def relay_console(call: Call, vm: Any, caller: Any) -> None:
-    """Connect the caller with the serial console of a VM until one of them ends. Raises Overloaded, and what the agent raises."""
+def relay_console(call: Call, vm: Any, force: bool, caller: Any) -> None:
+    """Connect the caller with the serial console of a VM until one of them ends; `force` takes it from whoever has it.
+
+    Raises Overloaded, and what the agent raises.
+    """
     give_back = call.parts.consoles.take()
     try:
-        _relay(caller, call.parts.agents.console(vm["server_id"], vm["id"]))
+        _relay(caller, call.parts.agents.console(vm["server_id"], vm["id"], force=force))
     finally:
         give_back()
 

@@ -25,6 +25,8 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 RETRIED = 60.0
 PAUSE = 1.0
 LONGEST_WAIT = 20
+# Each call costs Ansible an event, and the longest event that is kept has 64 KiB.
+LINES_AT_ONCE = 200
 
 Show = Callable[[str], None]
 
@@ -82,7 +84,7 @@ def read_targets(path: str) -> Targets:
 
 
 def carry_out(targets: Targets, show: Show) -> dict[str, dict[str, Any]]:
-    """Send every server its document and wait for all of them: per server id state, result, error and mark. Each line of progress is shown."""
+    """Send every server its document and wait for all of them: per server id state, result, error and mark. Lines of progress are shown, several at once."""
     lines: queue.SimpleQueue[Optional[str]] = queue.SimpleQueue()
     outcomes: dict[str, dict[str, Any]] = {}
 
@@ -103,11 +105,13 @@ def carry_out(targets: Targets, show: Show) -> dict[str, dict[str, Any]]:
         threading.Thread(target=work, args=(target,), daemon=True).start()  # daemon: a cancelled job must not wait for agents
     working = len(targets.servers)
     while working:
-        line = lines.get()
-        if line is None:
-            working -= 1
-        else:
-            show(line)
+        told = [lines.get()]
+        while not lines.empty() and len(told) < LINES_AT_ONCE:
+            told.append(lines.get())
+        working -= told.count(None)
+        text = "\n".join(line for line in told if line is not None)
+        if text:
+            show(text)
     return outcomes
 
 
@@ -134,8 +138,15 @@ def _carry_out_on(target: Target, targets: Targets, show: Show) -> dict[str, Any
                 since = entry["n"]
                 show(entry["line"])
         if status["state"] in ENDED:
-            return {name: status.get(name) for name in ("state", "result", "error", "mark")}
+            return {**{name: status.get(name) for name in ("state", "error", "mark")}, "result": _without_descriptions(status.get("result"))}
         status = _ask(client, "status", operation=target.operation, wait=LONGEST_WAIT, since=since)
+
+
+def _without_descriptions(result: Optional[Mapping[str, Any]]) -> Optional[dict[str, Any]]:
+    """The result without each object's description: the manager hears that from the agent itself."""
+    if result is None:
+        return None
+    return {**result, "objects": [{name: value for name, value in one.items() if name != "object"} for one in result.get("objects") or ()]}
 
 
 def _ask(client: AgentClient, method: str, **parameters: Any) -> dict[str, Any]:

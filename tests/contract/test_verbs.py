@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,19 @@ from domus_core.driver import Driver
 from domus_core.engine import apply
 from domus_core.errors import Cancelled, Conflict, DomusError, InvalidSpec, NotFound
 from domus_core.fake_driver.file_driver import open_file_driver
-from domus_core.libvirt_driver.driver import open_driver
+from domus_core.libvirt_driver.driver import LibvirtDriver, open_driver
 from domus_core.model.document import parse_document
+from domus_core.model.vm import VmSpec
+from domus_core.planning.steps import START, Step
 from domus_core.verbs import VERBS, carry_out_verb
 
 from tests.contract.servers import SERVERS, FakeServer
 from tests.integration.server_under_test import PREFIX, SMALL
 
 VM = f"{PREFIX}-verb"
+INACTIVE = 2  # VIR_DOMAIN_XML_INACTIVE
+ARCHITECTURES = {"test": "i686", "qemu": "x86_64"}
+Foreign = tuple[LibvirtDriver, Any]
 STATES = {"stopped": (), "running": ("start",), "suspended": ("start", "suspend")}
 # What each verb does to a VM in a state: the steps, or None for a refusal. The VM is asked for as stopped.
 WANTED: dict[tuple[str, str], Any] = {
@@ -68,6 +74,18 @@ def driver(server: Any) -> Iterator[Driver]:
     opened.close()
 
 
+@pytest.fixture(params=["libvirt-test", pytest.param("libvirt-qemu", marks=pytest.mark.libvirt)])
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Foreign]:
+    """A driver for a libvirt, with one stopped domain there that Domus did not make."""
+    made = SERVERS[request.param](tmp_path)
+    opened = open_for(made)
+    kind = "test" if request.param == "libvirt-test" else "qemu"
+    text = f"<domain type='{kind}'><name>{VM}</name><memory unit='MiB'>16</memory><os><type arch='{ARCHITECTURES[kind]}'>hvm</type></os></domain>"
+    yield opened, opened.connection.defineXML(text)
+    opened.close()
+    made.close()
+
+
 def act(driver: Driver, verb: str, vm: str = VM, **rest: Any) -> Any:
     """Carry out a verb without patience for a guest that has no operating system; nothing may fail."""
     result = carry_out_verb(driver, vm, verb, site="paris", force=True, timeout=0, **rest)
@@ -113,12 +131,90 @@ def test_what_was_asked_for_stays_written_down(driver: Driver) -> None:
     assert not unchanged.changed
 
 
-def test_a_wish_that_is_already_true_is_written_down_when_another_was(driver: Driver) -> None:
-    apply(parse_document({"site": "paris", "vms": [{"name": VM, "state": "running"}]}), driver)
+def take(driver: Driver, step: Step) -> None:
+    """Take one step, and nothing else."""
+    with driver.locked([("vm", VM)], [], patience=0):
+        driver.carry_out(step, "paris")
+
+
+def start_by_hand(driver: Driver) -> None:
+    """Start the VM without Domus's verbs: its record goes on saying that it is to be stopped."""
+    take(driver, Step(START, "vm", VM, VmSpec(VM)))
     found = driver.find_vm(VM)
     assert found is not None and (found.state.state, found.recorded.state) == ("running", "stopped")
+
+
+def apply_state(driver: Driver, state: str, check: bool = False, **rest: Any) -> Any:
+    """Apply a document that says only the run state; nothing may fail."""
+    vm = {"name": VM, "state": state, "force_stop": True, "stop_timeout": 0, **rest}
+    (result,) = apply(parse_document({"site": "paris", "vms": [vm]}), driver, check=check).results
+    assert result.error is None, str(result.error)
+    return result
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_an_apply_of_the_run_state_alone_writes_it_down_as_verbs_do(driver: Driver, server: Any, by_hand: bool) -> None:
+    if by_hand:
+        start_by_hand(driver)
+    before, written = driver.read_one("vm", VM), server.written()
+    predicted = apply_state(driver, "running", check=True)
+    assert server.written() == written
+    done = apply_state(driver, "running")
+    assert done.steps == predicted.steps and [change.field for change in done.changes] == ["state"]
+    assert [step.action for step in done.steps] == (["update"] if by_hand else ["start"])
+    assert before is not None and (done.found.spec, done.found.state.generation) == (before.spec, before.state.generation + 1)
+    assert {**vars(before.recorded), "state": "running"} == vars(done.found.recorded) and done.restart_required == predicted.restart_required == ()
+    written = server.written()
+    assert not apply_state(driver, "running").changed and server.written() == written
+
+
+def test_a_run_state_that_was_only_written_down_is_reached_by_the_next_apply(driver: Driver) -> None:
+    first, *others = apply_state(driver, "running", check=True).steps
+    assert first.record.state == "running" and not others
+    take(driver, dataclasses.replace(first, action="update", changes=()))
+    found = driver.find_vm(VM)
+    assert found is not None and (found.state.state, found.recorded.state) == ("stopped", "running")
+    result = apply_state(driver, "running", generation=found.state.generation - 1)
+    assert [step.action for step in result.steps] == ["start"] and result.found.state.generation == found.state.generation
+
+
+def test_a_generation_that_was_overtaken_by_a_verb_is_refused(driver: Driver) -> None:
+    found = driver.find_vm(VM)
+    assert found is not None and act(driver, "start").changed
+    with pytest.raises(Conflict) as raised:
+        apply_state(driver, "stopped", generation=found.state.generation)
+    assert raised.value.field == "generation"
+
+
+def test_a_vm_that_is_not_managed_is_acted_on_and_gets_no_record(foreign: Foreign) -> None:
+    driver, domain = foreign
+    before = driver.find_vm(VM)
+    assert before is not None and before.recorded is None and not before.state.managed
+    text = domain.XMLDesc(INACTIVE)
+    for verb, actions in (("start", ["start"]), ("start", []), ("suspend", ["suspend"]), ("kill", ["kill"]), ("kill", []), ("restart", ["start"])):
+        result = act(driver, verb)
+        assert [step.action for step in result.steps] == actions
+        assert result.found.recorded is None and (result.found.state.managed, result.found.state.generation) == (False, 0)
+    assert domain.XMLDesc(INACTIVE) == text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_transient_vm_is_left_alone(foreign: Foreign, verb: str) -> None:
+    driver, domain = foreign
+    domain.create()
+    domain.undefine()
+    text = domain.XMLDesc()
+    with pytest.raises(Conflict) as raised:
+        act(driver, verb)
+    assert "transient" in raised.value.message and raised.value.object == f"vm {VM}" and raised.value.remedy
+    assert domain.isActive() and domain.XMLDesc() == text
+
+
+def test_a_wish_that_is_already_true_is_written_down_when_another_was(driver: Driver) -> None:
+    start_by_hand(driver)
     result = act(driver, "start")
     assert [step.action for step in result.steps] == ["update"] and result.found.recorded.state == "running" and not act(driver, "start").changed
+    assert [change.as_dict() for change in result.changes] == [{"field": "state", "before": "stopped", "after": "running", "effect": "live"}]
 
 
 def test_a_run_state_that_nobody_asked_for_is_taken_charge_of_by_acting_only(driver: Driver) -> None:

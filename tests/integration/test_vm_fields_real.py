@@ -54,7 +54,7 @@ EDITS: dict[str, list[Any]] = {
     "disks.cache": ["none", "writethrough", "writeback", "directsync", "unsafe", "default"],
     "disks.discard": ["unmap", "ignore"],
     "disks.serial": ["A1", "with blank", "x.y_z-1+2"],
-    "cdroms.iso": ["cd1", "cd2", ""],
+    "cdroms.iso": ["cd2", "cd1", ""],
     "cdroms.bus": ["sata", "scsi", "usb", "ide"],
     "nics.network": [LAN, OTHER],
     "nics.bridge": ["virbr99", "br.test-1"],
@@ -68,7 +68,7 @@ EDITS: dict[str, list[Any]] = {
 }
 DISK = {"name": "root", "repository": "main", "size": "1MiB", "format": "raw"}
 NIC = {"name": "eth0", "network": LAN}
-CDROM = {"name": "cd"}
+CDROM = {"name": "cd", "iso": "cd1"}
 FIRST = {"disks": DISK, "nics": NIC, "cdroms": CDROM}
 # Every field that an object can be given at once; the creation-only ones of disks are in the tests of disks.
 ALL_FIELDS: dict[str, Any] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from domus_core.errors import Conflict
+from domus_core.errors import Conflict, InvalidSpec
 from domus_core.libvirt_driver.connection import libvirt
 from domus_core.libvirt_driver.vm_record import NAMESPACE, TAG
 from domus_core.libvirt_driver.xml_fields import canonical, etree, parse, serialize
@@ -124,6 +124,17 @@ def test_what_runs_is_changed_live(machine: str, server: ServerUnderTest) -> Non
     assert server.waiting() == set() and found.running is found.spec and server.domain().ID() == process
     server.vm(state="stopped")
     assert server.vm(state="running").spec == found.spec and server.waiting() == set()
+
+
+def test_the_medium_of_a_usb_drive_waits_and_is_never_taken_out(server: ServerUnderTest) -> None:
+    server.vm(**SMALL, cdroms=[{"name": "cd", "iso": "cd1", "bus": "usb"}], state="running")
+    server.vm(cdroms=[{"name": "cd", "iso": "cd2"}])
+    assert server.waiting() == {"cdroms[cd].iso"}
+    with pytest.raises(InvalidSpec) as raised:
+        server.vm(cdroms=[{"name": "cd", "iso": ""}])
+    assert raised.value.field == "cdroms[cd].iso" and raised.value.remedy
+    server.vm(state="stopped")
+    assert server.vm(state="running").running.cdroms[0].iso == "cd2"
 
 
 @pytest.mark.parametrize("iso", ["cd2", ""])

@@ -84,6 +84,8 @@ class Stack:
         self.run_directory.mkdir()
         self.run_directory.chmod(0o711)
         (self.directory / "runner").mkdir(mode=0o750)
+        (self.directory / "tmp").mkdir()
+        (self.directory / "tmp").chmod(0o1777)
         for path in (self.manager_directory, self.run_directory):
             shutil.chown(path, MANAGER_USER, MANAGER_USER)
         shutil.chown(self.directory / "runner", "root", MANAGER_USER)
@@ -219,7 +221,8 @@ class Stack:
     def _environment(self, number: int | None = None) -> dict[str, str]:
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         agent = {} if number is None else {"DOMUS_AGENT_CONFIG": str(self.directory / f"agent{number}.yml")}
-        return {"PATH": path, "HOME": str(self.manager_directory), "LANG": "C.UTF-8", "DOMUS_MANAGER_CONFIG": str(self.directory / "manager.yml"), **agent}
+        places = {"HOME": str(self.manager_directory), "TMPDIR": str(self.directory / "tmp"), "DOMUS_MANAGER_CONFIG": str(self.directory / "manager.yml")}
+        return {"PATH": path, "LANG": "C.UTF-8", **places, **agent}
 
 
 def _require(condition: bool) -> bool:

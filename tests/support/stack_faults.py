@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sqlite3
-import ssl
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,8 @@ Item = dict[str, Any]
 
 def worker(stack: Stack) -> int:
     """The process id of the manager's gunicorn worker. Raises LookupError when there is none."""
-    master = stack.processes["manager"].pid
-    for pid in descendants(master):
-        if pid != master:
-            return pid
+    for pid in descendants_of(stack, "manager"):
+        return pid
     raise LookupError("the manager has no worker now")
 
 
@@ -64,7 +59,13 @@ def processes_of_jobs(stack: Stack) -> list[str]:
         with contextlib.suppress(OSError):
             if any(entry.startswith(home) for entry in Path(f"/proc/{name}/environ").read_bytes().split(b"\0")):
                 found.append(Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return found + [str(pid) for pid in descendants(stack.processes["runner"].pid) if pid != stack.processes["runner"].pid]
+    return found + [str(pid) for pid in descendants_of(stack, "runner")]
+
+
+def descendants_of(stack: Stack, name: str) -> list[int]:
+    """What one of the stack's processes has started."""
+    pid = stack.processes[name].pid
+    return [one for one in descendants(pid) if one != pid]
 
 
 def directories_of_jobs(stack: Stack) -> list[str]:
@@ -133,20 +134,3 @@ def errors_ignored() -> Iterator[None]:
     """Whatever the manager answers, or does not."""
     with contextlib.suppress(DomusError, OSError):
         yield
-
-
-def raw(stack: Stack, port: int, timeout: float = 10.0) -> ssl.SSLContext:
-    """TLS without a look at who answers."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
-def text_of(item: Any) -> str:
-    """As JSON."""
-    return json.dumps(item)
-
-
-def pause(seconds: float) -> None:
-    """Let time pass."""
-    time.sleep(seconds)

@@ -6,7 +6,7 @@ from typing import IO
 
 import click
 
-from ..output import Output, key, moment
+from ..output import Output, key, moment, size
 from .common import completes, connect, limit_option, listed, with_output
 
 SERVERS = "/api/v1/servers"
@@ -22,7 +22,10 @@ COLUMNS = [
 FIELDS = [
     *(key(name, name) for name in ("name", "id", "state", "address", "port", "vms", "libvirt", "version")),
     moment("last seen", "last_seen"),
-    *(key(name, "facts", name) for name in ("hostname", "cpu_model", "cpus", "memory", "virtualization")),
+    key("problem", "problem"),
+    *(key(name, "facts", name) for name in ("hostname", "cpu_model", "cpus")),
+    size("memory", "facts", "memory"),
+    *(key(name.replace("_", " "), "facts", name) for name in ("virtualization", "hypervisor", "hypervisor_version", "libvirt_version")),
 ]
 
 

@@ -57,8 +57,8 @@ class Agents:
         servers.remove(self._store, server_id)
         self._forget(server_id)
 
-    def console(self, server_id: str, vm_uuid: str) -> simple_websocket.Client:
-        """A WebSocket to the serial console of a VM. Raises NotFound, Unreachable."""
+    def console(self, server_id: str, vm_uuid: str, *, force: bool = False) -> simple_websocket.Client:
+        """A WebSocket to the serial console of a VM; `force` takes it from whoever has it. Raises NotFound, Unreachable."""
         server = servers.find(self._store, server_id)
         host = f"[{server['address']}]" if ":" in server["address"] else server["address"]
         with self._lock:
@@ -69,7 +69,7 @@ class Agents:
         context.load_cert_chain(certificate, key)
         label = f"console of vm {vm_uuid}"
         try:
-            url = f"wss://{host}:{server['port']}/console/{vm_uuid}"
+            url = f"wss://{host}:{server['port']}/console/{vm_uuid}{'?force=1' if force else ''}"
             client = simple_websocket.Client(url, ping_interval=PING_SECONDS, max_message_size=LARGEST_MESSAGE, ssl_context=context)
         except (OSError, simple_websocket.ConnectionError, simple_websocket.ConnectionClosed) as error:
             reason = " ".join(str(error).split())[:200]

@@ -21,6 +21,7 @@ LOG = logging.getLogger("domus.api")
 PROTOCOL = 1
 MOST_RECORDS = 500
 LARGEST_NUMBER = 1 << 53
+MOST_TEXT = 10000
 RECORD_TYPES = ("event", "object", "void")
 TEXT, MAYBE_TEXT, MAYBE_OBJECT = (str,), (str, type(None)), (dict, type(None))
 Types = dict[str, tuple[type, ...]]
@@ -86,7 +87,9 @@ class Callback:
     sent_at: float = attribute(Seconds(), "When it was sent, by the agent's clock.", required=True)
     libvirt: str = attribute(Choice("up", "down"), "Whether libvirt answers.", required=True)
     records: list[dict[str, Any]] = attribute(Records(), "What has happened, in order.", required=True)
+    facts: dict[str, Any] | None = attribute(Mappings(), "What the server is; left out when it was told before.")
     statistics: dict[str, Any] | None = attribute(Mappings(), "What was measured.")
+    problem: str | None = attribute(Text(MOST_TEXT, multiline=True), "What is wrong with the agent's database.")
 
 
 KNOWN = frozenset(field.name for field in dataclasses.fields(Callback))
@@ -111,7 +114,7 @@ def receive(call: Call) -> Response:
         # The agent is somebody else's machine: what it sends may be anything.
         LOG.error("server %s reports what can not be read", server_id, exc_info=error)
         raise InvalidSpec("a record can not be read", object="callback", field="records", remedy="Please report this") from None
-    store.write(lambda connection: servers.heard_from(connection, server_id, now, report.version, report.libvirt))
+    store.write(lambda connection: servers.heard_from(connection, server_id, now, report.version, report.libvirt, report.facts, report.problem))
     if report.statistics is not None:
         statistics.put(store, server_id, report.statistics)
     return answer({"acknowledged": acknowledged, "revoked": servers.revoked(store, server_id), "time": now})

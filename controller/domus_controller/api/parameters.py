@@ -43,6 +43,7 @@ SERVER_STATE = Parameter("state", Choice(*SERVER_STATES), "State.")
 JOB_STATE = Parameter("state", Choice(*JOB_STATES), "State.")
 TAG = Parameter("tag", Name(), "A tag.")
 DELETE_DISKS = Parameter("delete_disks", Flag(), "Delete the disks that Domus made for it, too.", False)
+FORCE = Parameter("force", Flag(), "Take it from whoever has it.", False)
 FORGET = Parameter("forget", Flag(), "Also when it does not answer.", False)
 FROM_START = Parameter("since", AFTER.type, AFTER.doc, 0)
 

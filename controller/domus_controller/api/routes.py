@@ -80,7 +80,7 @@ _VMS = (
     Route("GET", f"{API}/vms/{{id}}/statistics", "show_vm_statistics", system.show_statistics, READ, "What was measured of a VM.", shows("Statistics"),
           (*given.SPAN, SERVER)),
     Route("GET", f"{API}/vms/{{id}}/console", "open_vm_console", system.show_console, OPERATE, "The serial console, as a WebSocket of binary frames.",
-          {101: Answer("Bytes, both ways.")}, (SERVER,), websocket=True),
+          {101: Answer("Bytes, both ways.")}, (SERVER, given.FORCE), websocket=True),
 )
 
 _JOBS = (

@@ -105,6 +105,7 @@ SHAPES: dict[str, Schema] = {
         version=MAYBE_TEXT,
         libvirt=MAYBE_TEXT,
         facts={"type": ["object", "null"]},
+        problem=MAYBE_TEXT,
         vms=NUMBER,
     ),
     "Job": shape(

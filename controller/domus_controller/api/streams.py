@@ -30,7 +30,7 @@ def stream_job(call: Call) -> Response:
     jobs.find(store, job_id)
 
     def read(since: int) -> tuple[list[Message], bool]:
-        ended = jobs.find(store, job_id)["state"] in ENDED
+        ended = jobs.state(store, job_id) in ENDED
         found = jobs.events(store, job_id, since, BATCH)
         messages: list[Message] = [(event["number"], "event", numbered(event)) for event in found]
         if not ended or len(found) == BATCH:

@@ -63,4 +63,4 @@ def show_statistics(call: Call) -> Response:
 
 def show_console(call: Call) -> Callable[[Any], None]:
     """What relays the serial console of a VM to the WebSocket of who asks, until one side ends it."""
-    return functools.partial(relay_console, call, objects.find(call, "vm"))
+    return functools.partial(relay_console, call, objects.find(call, "vm"), bool(call.query["force"]))

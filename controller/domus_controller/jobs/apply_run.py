@@ -91,7 +91,8 @@ class ApplyRun:
                 for line in connection.lines():
                     end = line.get("end", end)
                     if "event" in line:
-                        output.put(*_told(line["event"]))
+                        for kind, data in _told(line["event"]):
+                            output.put(kind, data)
         finally:
             with self._lock:
                 self._connection = None
@@ -140,7 +141,7 @@ def _final(status: dict[str, Any], told: Optional[Mapping[str, Any]]) -> dict[st
     return status
 
 
-def _told(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """An event of the runner as one of the job: what the agents told are lines of progress, all else is output."""
+def _told(event: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """An event of the runner as events of the job: what the agents told are lines of progress, all else is output."""
     text = str(event["stdout"]).replace("\r\n", "\n").strip("\n")  # it comes from a terminal
-    return ("progress", {"line": text}) if event["event"] == "verbose" else ("output", {"text": text})
+    return [("progress", {"line": line}) for line in text.split("\n")] if event["event"] == "verbose" else [("output", {"text": text})]

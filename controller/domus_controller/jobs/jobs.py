@@ -146,9 +146,9 @@ class Jobs:
         """The job as soon as it has ended, or as it is after so many seconds. Raises NotFound."""
         deadline = time.monotonic() + seconds
         seen = self._store.changed(-1, 0)
-        while (job := jobs.find(self._store, job_id))["state"] not in ENDED and (left := deadline - time.monotonic()) > 0:
+        while jobs.state(self._store, job_id) not in ENDED and (left := deadline - time.monotonic()) > 0:
             seen = self._store.changed(seen, min(left, LOOK_SECONDS))
-        return job
+        return jobs.find(self._store, job_id)
 
     def _apply(self, work: Work, *, by: str, options: Mapping[str, Any], check: bool = False, reason: str = "", relaunch_of: Optional[str] = None) -> Job:
         asked = asked_of(work)

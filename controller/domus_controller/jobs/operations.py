@@ -14,6 +14,8 @@ from .outcome import ENDED
 
 WAIT, PAUSE = 3, 1.0
 MOST_AT_ONCE = 32
+# A number that progress never reaches: only the end of the operation is waited for.
+NO_PROGRESS = 1 << 30
 UNKNOWN, UNREACHABLE = "unknown", "unreachable"
 
 Result = TypeVar("Result")
@@ -38,7 +40,7 @@ def ask(agents: Agents, server_id: str, operation: str, *, cancel: bool = False,
     try:
         if cancel:
             agents.call(server_id, "cancel", {"operation": operation})
-        return dict(agents.call(server_id, "status", {"operation": operation, "wait": wait, "since": 0}, timeout=wait + 10))
+        return dict(agents.call(server_id, "status", {"operation": operation, "wait": wait, "since": NO_PROGRESS}, timeout=wait + 10))
     except NotFound as error:
         return {"state": UNKNOWN, "result": None, "error": error.as_dict(), "mark": None}
     except DomusError as error:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
+from domus_core.model.kinds import KINDS
+
 from .database import Connection, Row, Store
 from .servers import server_id_of
 from .values import Page, as_json, checked_filters, checked_limit, checked_time, decode_cursor, from_json, page_of, shown_time
 
 SEVERITIES = ("info", "warning", "error")
+KNOWN_KINDS = ", ".join(f"'{kind.name}'" for kind in KINDS)
 FILTERS = ("kind", "server", "object", "severity")
 MOST_FORGOTTEN = 5000
 
@@ -37,7 +40,7 @@ def add(connection: Connection, event: Mapping[str, Any], received_at: Optional[
 def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None, since: Optional[int] = None) -> Page:
     """A page of events, the newest first; with `since` those with a higher number, the oldest first.
 
-    Filters: kind (`vm.*` for all of a kind), server (id or name), object (id), severity. Raises InvalidSpec.
+    Filters: kind (`vm.*` for all of a kind), server (id or name), object (id or name), severity. Raises InvalidSpec.
     """
     checked_limit(limit)
     given = checked_filters(filters, FILTERS)
@@ -63,7 +66,13 @@ def _terms(store: Store, given: dict[str, Any]) -> tuple[list[str], list[Any]]:
             terms.append("e.kind >= ? AND e.kind < ?")
             values += [str(value)[:-1], str(value)[:-1] + "\U0010ffff"]
             continue
-        terms.append(f"e.{ {'server': 'server_id', 'object': 'object_id'}.get(name, name) } = ?")
+        if name == "object":
+            named = store.rows(f"SELECT id FROM objects WHERE kind IN ({KNOWN_KINDS}) AND name = ? AND deleted IS NULL LIMIT 100", (str(value),))
+            ids = [str(value), *(str(row["id"]) for row in named)]
+            terms.append(f"e.object_id IN ({', '.join('?' * len(ids))})")
+            values += ids
+            continue
+        terms.append(f"e.{'server_id' if name == 'server' else name} = ?")
         values.append(server_id_of(store, str(value)) if name == "server" else str(value))
     return terms, values
 

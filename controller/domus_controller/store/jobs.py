@@ -41,13 +41,18 @@ def find(store: Store, id: str) -> dict[str, Any]:
     return _item(_existing(store.row("SELECT * FROM jobs WHERE id = ?", (id,)), id))
 
 
+def state(store: Store, id: str) -> str:
+    """The state of a job, without reading the rest of it. Raises NotFound."""
+    return str(_existing(store.row("SELECT state FROM jobs WHERE id = ?", (id,)), id)["state"])
+
+
 def details(store: Store, id: str) -> dict[str, Any]:
     """A job with what only the manager itself needs: servers, options, process, cancelled_by. Raises NotFound."""
     return _details(_existing(store.row("SELECT * FROM jobs WHERE id = ?", (id,)), id))
 
 
 def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None) -> Page:
-    """A page of jobs, the newest first. Filters: state, kind. Raises InvalidSpec."""
+    """A page of jobs, the newest first, without their results: those of large jobs are large. Filters: state, kind. Raises InvalidSpec."""
     checked_limit(limit)
     given = checked_filters(filters, ("state", "kind"))
     terms = [f"{name} = ?" for name in given]
@@ -57,7 +62,7 @@ def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: 
         values += decode_cursor(cursor, int)
     where = f" WHERE {' AND '.join(terms)}" if terms else ""
     rows = store.rows(f"SELECT * FROM jobs{where} ORDER BY number DESC LIMIT ?", (*values, limit + 1))
-    return page_of(rows, limit, _item, lambda row: (row["number"],))
+    return page_of(rows, limit, lambda row: {**_item(row), "result": None}, lambda row: (row["number"],))
 
 
 def unfinished(store: Store) -> list[dict[str, Any]]:

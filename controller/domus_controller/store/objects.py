@@ -39,8 +39,6 @@ def put(connection: Connection, server_id: str, description: Optional[Mapping[st
         return
     row = _store(connection, server_id, description, text, content, before)
     _tag(connection, row, description, before)
-    if kind == "server":
-        connection.execute("UPDATE servers SET facts = ? WHERE id = ?", (as_json(description.get("measured")), server_id))
     if kind == "vm":
         _compare_copies(connection, description["id"], at)
     refresh(connection, row, at)

@@ -122,6 +122,12 @@ def first_tables(database: Database) -> None:
     database.execute("INSERT INTO counters VALUES ('sequence', 0)")
 
 
+@MANAGER(name="problems_of_servers")
+def problems_of_servers(database: Database) -> None:
+    """What is wrong with an agent, as it says itself."""
+    database.execute("ALTER TABLE servers ADD COLUMN problem TEXT")
+
+
 @STATISTICS(name="first_tables")
 def first_statistics(database: Database) -> None:
     """The latest statistics of each server, and samples at several steps."""

@@ -86,14 +86,26 @@ def remove(store: Store, id: str) -> None:
     store.statistics.write(lambda connection: connection.execute("DELETE FROM latest WHERE server_id = ?", (id,)).rowcount)
 
 
-def heard_from(connection: Connection, id: str, at: float, version: Optional[str], libvirt: Optional[str]) -> bool:
-    """Note a callback (`at` by the manager's clock; libvirt "up" or "down"); return whether the server was not online before."""
+def heard_from(
+    connection: Connection,
+    id: str,
+    at: float,
+    version: Optional[str],
+    libvirt: Optional[str],
+    facts: Optional[Mapping[str, Any]] = None,
+    problem: Optional[str] = None,
+) -> bool:
+    """Note a callback (`at` by the manager's clock; libvirt "up" or "down"); return whether the server was not online before.
+
+    What is None stays as it was told before, but for `problem`: None says that the agent has none.
+    """
     before = connection.execute("SELECT state FROM servers WHERE id = ?", (id,)).fetchone()
     if before is None:
         return False
     connection.execute(
-        "UPDATE servers SET state = 'online', last_seen = ?, version = coalesce(?, version), libvirt = coalesce(?, libvirt) WHERE id = ?",
-        (at, version, libvirt, id),
+        "UPDATE servers SET state = 'online', last_seen = ?, version = coalesce(?, version), libvirt = coalesce(?, libvirt),"
+        " facts = coalesce(?, facts), problem = ? WHERE id = ?",
+        (at, version, libvirt, None if facts is None else as_json(facts), problem, id),
     )
     return bool(before["state"] != ONLINE)
 
@@ -142,5 +154,5 @@ def forget_revoked(store: Store) -> int:
 
 
 def _item(row: Row) -> dict[str, Any]:
-    item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "vms")}
+    item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms")}
     return {**item, "last_seen": shown_time(row["last_seen"]), "facts": from_json(row["facts"])}

@@ -12,8 +12,8 @@ from .errors import Conflict, InvalidSpec, NotFound
 from .model.fields import LIVE, given, make
 from .model.snapshot import Found
 from .model.vm import VmSpec
+from .planning.run_states import TRANSITIONS, run_state_recorded, to_be_recorded
 from .planning.steps import KILL, UPDATE, Change, Step, step
-from .planning.vms import TRANSITIONS, run_state_recorded, to_be_recorded
 
 LONGEST_TIMEOUT = 86400
 

@@ -43,6 +43,7 @@ class Bench:
         self.directory = directory
         self.store = AgentStore(str(directory))
         self.ownership = FakeOwnership()
+        self.facts: Optional[dict[str, Any]] = None
         self.statistics: list[dict[str, Any]] = []
         self.revoked: list[tuple[str, float]] = []
         self.callbacks = Sending(
@@ -51,6 +52,7 @@ class Bench:
             "1.2.3",
             AgentConfig(directory=str(directory), heartbeat=0.1),
             lambda: "up",
+            lambda: self.facts,
             lambda: self.statistics.pop() if self.statistics else None,
             lambda serial, until: self.revoked.append((serial, until)),
         )
@@ -79,7 +81,7 @@ def test_a_message_holds_what_the_contract_says(bench: Bench) -> None:
     assert message.pop("sent_at") > 0
     assert [record["seq"] for record in message.pop("records")] == [1]
     told = {"protocol": 1, "server": FakeOwnership.server_id, "epoch": bench.store.epoch, "version": "1.2.3", "libvirt": "up"}
-    assert message == {**told, "statistics": {"at": 1}, "problem": None}
+    assert message == {**told, "facts": None, "statistics": {"at": 1}, "problem": None}
     assert bench.store.unsent() == []
     assert last_heard(str(bench.directory)) is not None
 
@@ -87,6 +89,23 @@ def test_a_message_holds_what_the_contract_says(bench: Bench) -> None:
 def test_a_heartbeat_comes_without_records(bench: Bench) -> None:
     bench.step()
     assert [message["records"] for message in bench.sent] == [[]]
+
+
+def test_facts_are_told_once_on_each_connection_and_when_they_have_changed(bench: Bench) -> None:
+    def told() -> Any:
+        bench.step()
+        return bench.sent[-1]["facts"]
+
+    assert told() is None
+    bench.facts = {"cpus": 2}
+    bench.callbacks.answer = Refused("HTTP status 503")
+    assert told() == {"cpus": 2}
+    bench.callbacks.answer = None
+    assert [told(), told()] == [{"cpus": 2}, None]
+    bench.facts = {"cpus": 4}
+    assert [told(), told()] == [{"cpus": 4}, None]
+    bench.callbacks._disconnect()
+    assert [told(), told()] == [{"cpus": 4}, None]
 
 
 def test_many_records_go_in_several_messages_in_order(bench: Bench) -> None:

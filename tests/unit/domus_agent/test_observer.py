@@ -14,7 +14,7 @@ from domus_agent import forced_changes, observer
 from domus_agent.addresses import AddressBook
 from domus_agent.config import AgentConfig
 from domus_agent.domain_states import Domain, differences
-from domus_agent.observer import Observer
+from domus_agent.observer import UNTOLD_FACTS, Observer
 from domus_agent.store import AgentStore
 from domus_core import description
 from domus_core.libvirt_driver.connection import connect
@@ -94,6 +94,12 @@ def test_what_was_there_before_is_known_and_not_managed(watched: Watched) -> Non
     assert watched.records() == []
 
 
+def test_what_the_server_is_is_known(watched: Watched) -> None:
+    facts = wait_for(lambda: watched.observer.facts)
+    assert facts["hypervisor"] == "TEST" and facts["cpus"] > 0 and facts["memory"] > 0 and facts["hostname"] and facts["libvirt_version"]
+    assert not UNTOLD_FACTS & facts.keys()
+
+
 def test_the_event_comes_first_and_then_the_object(watched: Watched) -> None:
     domain = watched.connection.lookupByName("test")
     domain.destroy()
@@ -130,6 +136,7 @@ def test_what_an_operation_works_on_is_left_to_its_end(watched: Watched) -> None
     wait_for(lambda: watched.description("vm", "other"))
     assert watched.description("vm", "test")["state"] == "running"
     watched.working.clear()
+    watched.observer.touched([("vm", "test")])
     wait_for(lambda: watched.description("vm", "test")["state"] == "stopped")
     other.undefine()
 

@@ -71,7 +71,8 @@ class Bench:
         return self.operations.submit(operation, "apply", content(**changes), who, serial)
 
     def end(self, operation: str) -> dict[str, Any]:
-        return self.operations.status(operation, wait=30)
+        self.operations.status(operation, wait=30, since=1 << 30)  # not before its end: there is never so much progress
+        return self.operations.status(operation)
 
 
 def content(name: str = "lan", **changes: Any) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def test_its_end_its_objects_and_its_mark_are_kept_together(bench: Bench) -> Non
     assert told["result"]["objects"][0]["object"]["key"] == "lan"
     records = bench.store.unsent()
     assert [(record["type"], record["kind"]) for record in records] == [("object", "network"), ("event", "operation.finished")]
-    assert [line["n"] for line in told["progress"]] == [0, 1]
+    assert [line["n"] for line in told["progress"]] == [1, 2]
     assert bench.operations.status("op", since=1)["progress"] == told["progress"][1:]
     bench.operations.stop(1)
     assert bench.touched == [("network", "lan")]

@@ -165,6 +165,13 @@ def test_adopting_prints_a_document(manager: FakeManager, domus: Domus) -> None:
     assert manager.asked[0][2] == {"vms": ["old"], "site": "demo"}
 
 
+def test_a_server_is_shown_with_its_facts_and_its_agents_problem(manager: FakeManager, domus: Domus) -> None:
+    facts = {"hostname": "srv1.example", "memory": 1 << 34, "virtualization": "kvm", "libvirt_version": "9.0.0"}
+    manager.answers["GET", "/api/v1/servers/s1"] = {"id": "x", "name": "s1", "state": "online", "problem": "database: disk full", "facts": facts}
+    out = domus("server", "show", "s1").out
+    assert all(text in out for text in ("srv1.example", "16GiB", "kvm", "9.0.0", "database: disk full"))
+
+
 def test_a_server_is_added_with_a_secret_from_a_file(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("aa:bb\n")
     manager.answers["POST", "/api/v1/servers"] = {"id": "x", "name": "s1", "state": "unknown"}

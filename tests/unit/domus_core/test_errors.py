@@ -90,7 +90,7 @@ def test_several_errors_are_told_as_the_first_and_all() -> None:
     assert "nothing was touched" in str(refused) and "and 130 more" in str(refused)
 
 
-@pytest.mark.parametrize("kind", DomusError.__subclasses__())
+@pytest.mark.parametrize("kind", [kind for kind in DomusError.__subclasses__() if kind.__module__ == errors.__name__])
 def test_every_error_has_a_code_of_its_own_and_stands_in_the_tree(kind: type[DomusError]) -> None:
     tree = str(errors.__doc__)
     if kind is Refused:

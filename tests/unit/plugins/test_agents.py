@@ -60,7 +60,7 @@ class Job:
     def run(self) -> tuple[dict[str, Any], list[str]]:
         """The outcomes, and the lines of progress."""
         lines: list[str] = []
-        return agents.carry_out(agents.read_targets(self.write()), lines.append), lines
+        return agents.carry_out(agents.read_targets(self.write()), lambda text: lines.extend(text.split("\n"))), lines
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def effect_now(change: Change, found: Found) -> Change:
 
 
 def _waits(change: Change, found: Found) -> bool:
-    """A saved state keeps its devices; some devices can not be plugged; memory and vCPUs have limits that are in force."""
+    """A saved state keeps its devices; some devices can not be plugged, some media not changed; memory and vCPUs have limits that are in force."""
     if found.state.state == "suspended" and change.field not in NOT_IN_SAVED_STATE and not change.field.endswith(".size"):
         return True
     device = change.after if change.before is None else change.before
@@ -37,10 +37,15 @@ def _waits(change: Change, found: Found) -> bool:
         return getattr(device, "bus", None) in NOT_PLUGGABLE or (change.before is None and _is_for_the_start(device, found.running))
     limit = {"memory": "memory_max", "cpus": "cpus_max"}.get(change.field)
     if limit is None:
-        return False
+        return _is_usb_medium(change.field, found.running)
     # QEMU's emulation (TCG, seen in 7.2) corrupts its memory when a vCPU is unplugged, and the VM crashes at the next plug
     unsafe = change.field == "cpus" and found.spec.virtualization == "qemu" and change.after < found.running.cpus
     return bool(unsafe or change.after > (getattr(found.running, limit) or 0))
+
+
+def _is_usb_medium(field: str, running: Any) -> bool:
+    """libvirt (9.0) changes no medium of a USB drive while it runs."""
+    return any(field == f"cdroms[{drive.name}].iso" and drive.bus == "usb" for drive in running.cdroms or ())
 
 
 def _is_for_the_start(device: Any, running: Any) -> bool:

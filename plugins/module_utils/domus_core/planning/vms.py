@@ -10,30 +10,17 @@ from ..model.identity import derived_uuid
 from ..model.quantities import format_size
 from ..model.snapshot import Found
 from ..model.vm import VmSpec, machine_family
-from ..model.vm_devices import VncSpec
+from ..model.vm_devices import CdromSpec, VncSpec
 from .comparison import compare, creation, deletion
 from .defaults import NEW_VNC, new_cdrom, new_nic, new_vm
 from .disks import check_kept, new_disk
 from .live import effect_now
+from .run_states import ENDING, run_state_recorded, run_state_steps, to_be_recorded
 from .site_view import SiteView
-from .steps import CREATE, DELETE, KILL, PAUSE, RESUME, START, STOP, SUSPEND, UPDATE, Change, Step, step
+from .steps import CREATE, DELETE, KILL, UPDATE, Change, Step, step
 
 NOT_RECORDED = frozenset({"adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server"})
 GROUPS = ("disks", "cdroms", "nics")
-TRANSITIONS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("stopped", "running"): (START,),
-    ("stopped", "paused"): (START, PAUSE),
-    ("running", "stopped"): (STOP,),
-    ("running", "paused"): (PAUSE,),
-    ("running", "suspended"): (SUSPEND,),
-    ("paused", "running"): (RESUME,),
-    ("paused", "stopped"): (RESUME, STOP),
-    ("paused", "suspended"): (SUSPEND,),
-    ("suspended", "running"): (START,),
-    ("suspended", "paused"): (START, PAUSE),
-    ("suspended", "stopped"): (START, STOP),
-}
-ENDING = frozenset({STOP, SUSPEND})
 
 
 def plan_vm(view: SiteView, wanted: VmSpec, found: Optional[Found]) -> list[Step]:
@@ -67,7 +54,7 @@ def _create(view: SiteView, wanted: VmSpec, uuid: str) -> list[Step]:
     _check_room(view, whole)
     record = recorded(whole, None, whole)
     steps.append(step(CREATE, "vm", whole, changes=creation(whole), reason="it does not exist", uuid=uuid, record=record))
-    return steps + _run_state(whole, "stopped", wanted.state, uuid, told=True)
+    return steps + run_state_steps(whole, "stopped", wanted.state, uuid, told=True)
 
 
 def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Step]:
@@ -94,7 +81,7 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
     _check_machine(whole, found)
     _check_amounts(whole)
     record = recorded(complete, found.recorded, whole) if changes or to_record else None
-    transitions = _run_state(whole, found.state.state, wanted.state, uuid, record=None if changes else record)
+    transitions = run_state_steps(whole, found.state.state, wanted.state, uuid, record=None if changes else record)
     if changes:
         steps.append(step(UPDATE, "vm", whole, changes=tuple(changes), reason="it differs", uuid=uuid, record=record))
     if (steps or transitions) and not found.state.managed and not wanted.adopted:
@@ -237,43 +224,6 @@ def recorded(asked: VmSpec, before: Optional[VmSpec], whole: VmSpec) -> VmSpec:
     return make(VmSpec, values)
 
 
-def to_be_recorded(before: Optional[VmSpec], state: Optional[str], *, acting: bool) -> bool:
-    """Must the record be written for this run state? Who finds it as wanted takes no charge of one that nobody asked for."""
-    return before is not None and state not in (None, before.state) and (acting or before.state is not None)
-
-
-def run_state_recorded(found: Found, state: str) -> Change:
-    """That the run state it has already is from now on the one that was asked for."""
-    return Change("state", found.recorded.state, state, LIVE)
-
-
-def _run_state(spec: VmSpec, found: str, wanted: Optional[str], uuid: str, *, told: bool = False, record: Optional[VmSpec] = None) -> list[Step]:
-    """The verbs that lead from one run state to another; the first one writes the record, and shows the change unless it was told already."""
-    if wanted is None or wanted == found:
-        return []
-    actions = TRANSITIONS.get((found, wanted))
-    if actions is None:
-        raise Conflict(
-            f"a {found} VM can not become {wanted}",
-            field="state",
-            value=wanted,
-            remedy="Start it first" if found == "stopped" else "Stop or start it by hand first",
-        )
-    changes = () if told else (Change("state", found, wanted, LIVE),)
-    return [
-        step(
-            action,
-            "vm",
-            spec,
-            reason=f"it is {found} and is to be {wanted}",
-            uuid=uuid,
-            changes=() if position else changes,
-            record=None if position else record,
-        )
-        for position, action in enumerate(actions)
-    ]
-
-
 def _check_references(view: SiteView, whole: VmSpec, wanted: VmSpec) -> None:
     for nic in wanted.nics or ():
         place = f"nics[{nic.name}]"
@@ -283,13 +233,20 @@ def _check_references(view: SiteView, whole: VmSpec, wanted: VmSpec) -> None:
         other = view.mac_users.setdefault(nic.mac, whole.name) if nic.mac else whole.name
         if other != whole.name:
             raise Conflict(f"vm {other} has the same MAC address", field=f"nics[{nic.name}].mac", value=nic.mac, remedy="Give another MAC address")
+    drives = {drive.name: drive for drive in whole.cdroms or ()}
     for drive in wanted.cdroms or ():
+        _refuse_empty_usb(drives[drive.name])
         if drive.iso:
             view.image(view.required("iso", drive.iso, f"cdroms[{drive.name}].iso").image, f"cdroms[{drive.name}].iso", "ISOs")
     if wanted.kernel:
         for name in ("kernel", "initrd"):
             if getattr(wanted.kernel, name):
                 view.image(getattr(wanted.kernel, name), f"kernel.{name}")
+
+
+def _refuse_empty_usb(drive: CdromSpec) -> None:
+    if drive.bus == "usb" and not drive.iso:
+        raise InvalidSpec("a VM with an empty USB drive does not start", field=f"cdroms[{drive.name}].iso", remedy="Name an ISO, or use another bus")
 
 
 def _check_amounts(whole: VmSpec) -> None:

@@ -51,7 +51,7 @@ class FakeAgents:
             raise self.failure
         servers.remove(self.store, server_id)
 
-    def console(self, server_id: str, vm_uuid: str) -> Any:
+    def console(self, server_id: str, vm_uuid: str, *, force: bool = False) -> Any:
         if self.failure:
             raise self.failure
         return self.consoles[vm_uuid]

@@ -95,7 +95,7 @@ def test_no_report_breaks_the_manager(hostile: Manager, broken: dict[str, Any]) 
     record = {"seq": 1, "at": 1.0, "type": "object", "kind": "vm", "key": "odd", "description": {**described("vm", "odd"), **broken}}
     report = {"protocol": 1, "server": SERVER, "epoch": "e1", "version": "1", "sent_at": 1, "libvirt": "up", "records": [record]}
     answer = hostile.client.post("/agent/v1/callback", json=report)
-    assert answer.status_code in (200, 400), answer.text
+    assert answer.status_code in (200, 400, 404), answer.text  # another attack may have removed the server
 
 
 @pytest.mark.parametrize("path", ["/api/v1/vms/%00", "/api/v1/vms/%ff", "/api/v1//vms", "/api/v1/vms/", "/%2e%2e/etc/passwd"])

@@ -77,6 +77,17 @@ def test_a_report_is_stored_once_and_acknowledged(manager: Manager) -> None:
     assert len(manager.get("/api/v1/vms/web1/statistics")["items"]) == 1
 
 
+def test_what_an_agent_says_of_itself_and_its_server_is_shown(manager: Manager) -> None:
+    def shown() -> Any:
+        return [manager.get("/api/v1/servers/srv1")[name] for name in ("facts", "problem")]
+
+    assert shown() == [None, None]
+    for told, facts, problem in (({"facts": {"cpus": 8}, "problem": "disk full"}, {"cpus": 8}, "disk full"), ({"facts": None}, {"cpus": 8}, None)):
+        assert send(manager, report(**told)).status_code == 200
+        assert shown() == [facts, problem]
+    assert send(manager, report(facts=[])).json["field"] == "facts"
+
+
 def test_an_agent_hears_which_certificates_are_revoked(manager: Manager) -> None:
     servers.revoke(manager.store, "abc", [SERVER], manager.store.now() + 60)
     assert [one["serial"] for one in send(manager, report()).json["revoked"]] == ["abc"]

@@ -190,11 +190,6 @@ def test_an_inventory_mends_the_copy_but_not_what_is_newer(store: Store) -> None
     }
 
 
-def test_the_server_object_gives_the_servers_facts(store: Store) -> None:
-    put(store, {**described(1, key="first"), "kind": "server", "id": FIRST, "measured": {"facts": {"cpus": 8}}})
-    assert servers.find(store, "first")["facts"] == {"facts": {"cpus": 8}}
-
-
 def test_drift_is_listed(store: Store) -> None:
     put_all(store, [described(1), described(2, recorded={"name": "vm00002", "memory": 5}), described(3, running={"name": "vm00003", "memory": 6})])
     found = objects.drift(store)

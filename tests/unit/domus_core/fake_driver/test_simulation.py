@@ -33,6 +33,7 @@ def test_a_step_changes_its_object_and_no_snapshot_that_was() -> None:
                 for key, found in entries.items():
                     touched = (kind, key) == (step.kind, step.key) or {kind, step.kind} == {"vm", "virtual_disk"}
                     assert touched or after.find(kind, key) is found
+            assert getattr(getattr(new, "running", None), "state", None) is None, "a run state is measured, it is not in what runs"
             snapshot = after
 
 
