@@ -227,18 +227,23 @@ def test_a_revoked_certificate_ends_its_operations_and_stays_out(agent: RunningA
 # --- operations
 
 
+def described(client: AgentClient, kind: str, key: str) -> Any:
+    """What the agent tells the manager of an object, None when it is gone."""
+    return next((one for one in client.call("inventory")["objects"] if (one["kind"], one["key"]) == (kind, key)), None)
+
+
 def test_an_apply_changes_once_and_describes_what_it_made(agent: RunningAgent, client: AgentClient) -> None:
     plan = client.call("plan", document=NETWORK)
     assert plan["check"] is True and plan["changed"] is True
     first = submit_apply(client, NETWORK, expected=plan["fingerprint"])
     assert (first["state"], first["error"], lines(first)) == ("succeeded", None, ["create network lan", "start network lan"])
     (entry,) = first["result"]["objects"]
-    assert entry["object"]["key"] == "lan" and entry["object"]["state"] == "active"
+    assert entry["name"] == "lan" and described(client, "network", "lan")["state"] == "active"
     assert first["mark"] > 0
     assert client.call("plan", document=NETWORK)["changed"] is False
     assert submit_apply(client, NETWORK)["result"]["changed"] is False
     gone = submit_apply(client, {"networks": [{"name": "lan", "state": "absent"}]})
-    assert gone["result"]["objects"][0]["object"] is None
+    assert gone["state"] == "succeeded" and described(client, "network", "lan") is None
     outdated = submit_apply(client, {"networks": [{"name": "lan", "state": "absent"}]}, expected=plan["fingerprint"])
     assert (outdated["state"], outdated["error"]["code"]) == ("failed", "conflict")
 
@@ -278,7 +283,7 @@ def test_verbs_change_the_run_state(client: AgentClient) -> None:
         client.call("submit", operation=f"v{number}", kind="verb", vm="test", verb=verb, force=True)
         status = ended(client, f"v{number}")
         assert (status["state"], status["error"]) == ("succeeded", None)
-        assert status["result"]["objects"][0]["object"]["state"] == state
+        assert described(client, "vm", "test")["state"] == state
     assert status["result"]["changed"] is False
     client.call("submit", operation="none", kind="verb", vm="nobody", verb="start")
     assert ended(client, "none")["error"]["code"] == "not_found"

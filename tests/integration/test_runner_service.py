@@ -7,7 +7,6 @@ import os
 import pwd
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +18,8 @@ import pytest
 from domus_controller.jobs.processes import processes_at_home
 from domus_controller.jobs.runner_client import RunnerConnection
 from domus_core.errors import DomusError, Unreachable
+
+from tests.support.stack import install
 
 SECRET = "swordfish-4711"
 PLAYBOOK = """
@@ -72,10 +73,10 @@ class Service:
     def start(self) -> None:
         """Start it, and wait for its socket."""
         Path(self.socket).unlink(missing_ok=True)
-        command = [sys.executable, "-c", STARTER, self.socket, str(self.directory), str(self.directory / "collections"), str(self.directory), "nobody"]
-        root = Path(__file__).parents[2]
-        environment = {**os.environ, "PYTHONPATH": f"{root}/controller:{root}/plugins/module_utils"}
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
+        # Installed, since other accounts may not read this checkout.
+        words = [self.socket, str(self.directory), str(self.directory / "collections"), str(self.directory), "nobody"]
+        command = [install() / "venv/bin/python", "-c", STARTER, *words]
+        self.process = subprocess.Popen(command, cwd="/", start_new_session=True)
         wait_until(lambda: self.process.poll() is None and Path(self.socket).exists(), "the service listens")
 
     def job(self, playbook: str = "short.yml", name: str = "job-1", **more: Any) -> RunnerConnection:
@@ -267,11 +268,10 @@ def test_others_than_the_manager_are_not_served(service: Service) -> None:
     if os.geteuid() != 0:
         pytest.fail("run this test as root: it speaks to the service under another account")
     Path(service.socket).chmod(0o666)
-    root = Path(__file__).parents[2]
     script = OTHERS_SCRIPT.format(socket=service.socket)
     answer = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": f"{root}/controller:{root}/plugins/module_utils"},
+        [install() / "venv/bin/python", "-c", script],
+        cwd="/",
         user=pwd.getpwnam("daemon").pw_uid,
         group=pwd.getpwnam("daemon").pw_gid,
         extra_groups=[],

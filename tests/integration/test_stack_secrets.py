@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from domus_controller.jobs.runner_client import RunnerConnection
 
 from tests.support.private_libvirtd import PrivateLibvirtd
 from tests.support.stack import JOB_USER, MANAGER_USER, Stack
-from tests.support.stack_faults import descendants_of, directories_of_jobs, ended, items, nothing_is_left
+from tests.support.stack_faults import descendants_of, directories_of_jobs, ended, issue, items, nothing_is_left
 
 pytestmark = pytest.mark.libvirt
 
@@ -136,6 +139,30 @@ def test_a_job_that_is_cancelled_or_loses_its_manager_leaves_none(stack: Stack, 
     stack.client.post(f"/api/v1/jobs/{job['id']}/cancel")
     assert ended(stack, job["id"])["state"] in ("cancelled", "succeeded")
     look_everywhere(stack, job["id"])
+
+
+def test_full_verbosity_tells_none(stack: Stack, document: dict[str, Any]) -> None:
+    server, job = stack.client.get("/api/v1/servers/s0"), str(uuid.uuid4())
+    vm = {**document["vms"][0], "name": "verbose", "nics": [{"name": "eth0", "network": "missing"}]}
+    target = {name: server[name] for name in ("name", "address", "port")} | {"operation": job, "document_file": "document-1.json", "expected": None}
+    targets = {"job": job, "authority": "authority.pem", "certificate": "job.pem", "key": "job.key", "result_file": "result.json"}
+    issued = issue(stack, "job", job, servers=[server["id"]])
+    files = {
+        "authority.pem": (stack.manager_directory / "servers.crt").read_text(),
+        "job.pem": issued["certificate"],
+        "job.key": issued["key"],
+        "document-1.json": json.dumps({**document, "vms": [vm]}),
+        "targets.json": json.dumps({**targets, "servers": {server["id"]: target}}),
+    }
+    request = {"job": job, "playbook": "apply.yml", "files": files, "time_limit": 60, "verbosity": 5}
+    with watched(stack) as seen:
+        lines = list(RunnerConnection(str(stack.directory / "runner" / "runner.sock"), request).lines())
+    told = json.dumps(lines)
+    assert lines[-1]["end"]["status"] == "failed" and "missing" in told and "ansible-playbook" in told, told[-2000:]
+    assert not [secret for secret in SECRETS if secret.decode() in told] and "PRIVATE KEY" not in told
+    assert seen == []
+    nothing_is_left(stack)
+    assert files_with_secrets(stack.directory) == []
 
 
 def test_the_looking_finds_a_secret(stack: Stack) -> None:

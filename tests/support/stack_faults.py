@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,38 @@ from typing import Any
 from domus_core.clients.agent import AgentClient
 from domus_core.errors import DomusError
 
-from .stack import Stack, descendants
+from .stack import MANAGER_USER, Stack, descendants
 
 ENDED = ("succeeded", "failed", "cancelled")
 Item = dict[str, Any]
+ISSUE = """
+import json, sys, time
+from pathlib import Path
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from domus_controller.security.authority import Authority
+
+wanted, directory = json.loads(sys.argv[1]), Path(sys.argv[2])
+clock = time.time() - wanted.get("days_ago", 0) * 86400
+authority = Authority(directory, lambda: clock)
+if wanted["kind"] == "job":
+    certificate, key, serial, until = authority.issue_job(wanted["id"], wanted["servers"], 600)
+else:
+    secret = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(secret, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    issued = authority.issue_server(request, wanted["id"], ["127.0.0.1"]) if wanted["kind"] == "server" else authority.issue_person(request, wanted["id"])
+    key = secret.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    certificate, serial, until = issued.pem, issued.serial, issued.not_after
+if wanted.get("current"):
+    from domus_controller.store import servers
+    from domus_controller.store.database import Store
+    store = Store(directory)
+    servers.set_serial(store, wanted["id"], serial)
+    store.close()
+print(json.dumps({"certificate": certificate, "key": key, "serial": serial, "until": until}))
+"""
 
 
 def worker(stack: Stack) -> int:
@@ -134,3 +164,15 @@ def errors_ignored() -> Iterator[None]:
     """Whatever the manager answers, or does not."""
     with contextlib.suppress(DomusError, OSError):
         yield
+
+
+def issue(stack: Stack, kind: str, id: str, **more: Any) -> dict[str, Any]:
+    """A certificate (server, person or job) of the stack's own authorities, its key, serial number and end.
+
+    `servers` are those that a job may talk to, `days_ago` when it was issued, `current` makes it the one that is known of the server.
+    """
+    wanted = json.dumps({"kind": kind, "id": id, **more})
+    command = [*stack.as_user(MANAGER_USER), stack.install / "venv/bin/python", "-c", ISSUE, wanted, stack.manager_directory]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))

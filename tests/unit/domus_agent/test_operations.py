@@ -93,7 +93,7 @@ def test_its_end_its_objects_and_its_mark_are_kept_together(bench: Bench) -> Non
     assert bench.apply("op")["state"] in ("queued", "running", "succeeded")
     told = bench.end("op")
     assert (told["state"], told["error"], told["mark"]) == ("succeeded", None, bench.store.mark())
-    assert told["result"]["objects"][0]["object"]["key"] == "lan"
+    assert [one["key"] for one in bench.store.objects("network")] == ["lan"]
     records = bench.store.unsent()
     assert [(record["type"], record["kind"]) for record in records] == [("object", "network"), ("event", "operation.finished")]
     assert [line["n"] for line in told["progress"]] == [1, 2]
