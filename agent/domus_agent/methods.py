@@ -17,7 +17,7 @@ from domus_core.libvirt_driver.server import read_server
 from domus_core.model.document import DEFAULT_SITE, parse_document
 
 from .connections import Connections
-from .operations import Operations, described_report
+from .operations import Operations, told_report
 from .ownership import FREE, JOB, MANAGER, Caller, Ownership
 from .store import AgentStore
 
@@ -119,7 +119,7 @@ class Methods:
         site = parse_document(parameters["document"], server=parameters["server"])
         with self._connections.driver() as driver:
             report = engine.apply(site, driver, check=True, expected=parameters["expected"])
-        return described_report(report, self._ownership.server_id)
+        return told_report(report)
 
     def _inventory(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         with self._connections.connection() as connection:

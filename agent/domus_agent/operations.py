@@ -49,6 +49,7 @@ class Interrupted(DomusError):
 
 
 Work = Callable[["Operation"], dict[str, Any]]
+Description = tuple[str, str, Optional[dict[str, Any]]]
 
 
 @dataclasses.dataclass
@@ -66,6 +67,7 @@ class Operation:
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
     targets: frozenset[Target] = frozenset()
     results: list[engine.ObjectResult] = dataclasses.field(default_factory=list)
+    described: list[Description] = dataclasses.field(default_factory=list)
     future: Optional[Future[None]] = None
 
     def told(self) -> dict[str, Any]:
@@ -257,10 +259,8 @@ class Operations:
     def _store_end(self, operation: Operation, state: str) -> None:
         """What it changed, that it ended and its last status go into the database together; `mark` is behind them all."""
         with self._store.transaction():
-            for entry in (operation.result or {}).get("objects", ()):
-                if "object" in entry:
-                    described = entry["object"]
-                    self._store.put_object(entry["kind"], entry["name"], described["id"] if described else "", described)
+            for kind, key, described in operation.described:
+                self._store.put_object(kind, key, described["id"] if described else "", described)
             data = {"state": state, "changed": bool((operation.result or {}).get("changed"))}
             severity = "error" if state == "failed" else "info"
             self._store.add_event("operation.finished", severity=severity, data=data, operation=operation.id)
@@ -297,8 +297,7 @@ class Operations:
                 expected=content["expected"],
                 cancelled=operation.cancelled.is_set,
             )
-        operation.results = report.results
-        return described_report(report, self._server_id())
+        return self._reported(operation, report)
 
     def _verb(self, content: Mapping[str, Any]) -> tuple[Work, list[Target]]:
         verbs.verb_named(content["verb"])
@@ -318,19 +317,23 @@ class Operations:
                 progress=self._progress(operation),
                 patience=content["patience"],
             )
-        operation.results = [result]
-        return described_report(engine.Report(content["site"] or DEFAULT_SITE, False, [result]), self._server_id())
+        return self._reported(operation, engine.Report(content["site"] or DEFAULT_SITE, False, [result]))
+
+    def _reported(self, operation: Operation, report: engine.Report) -> dict[str, Any]:
+        operation.results = report.results
+        operation.described = descriptions(report, self._server_id())
+        return told_report(report)
 
 
-def described_report(report: engine.Report, server_id: str) -> dict[str, Any]:
-    """The report as data, and with each object that was looked at afterwards its description (`object`; null: it is gone)."""
-    data = report.as_dict()
-    for result, entry in zip(report.results, data["objects"]):
-        if result.found is not None:
-            entry["object"] = describe(result.kind, result.key, result.found, server_id)
-        elif result.error is None and not report.check:
-            entry["object"] = None
-    return {**data, "fingerprint": report.fingerprint}
+def told_report(report: engine.Report) -> dict[str, Any]:
+    """The report as data; what the objects are now goes the way of all descriptions, by the outbox."""
+    return {**report.as_dict(), "fingerprint": report.fingerprint}
+
+
+def descriptions(report: engine.Report, server_id: str) -> list[Description]:
+    """Kind, key and description of each object that was looked at, None of those that are gone."""
+    looked_at = [result for result in report.results if result.found is not None or (result.error is None and not report.check)]
+    return [(result.kind, result.key, result.found and describe(result.kind, result.key, result.found, server_id)) for result in looked_at]
 
 
 def _is_cancelled(operation: Operation, error: DomusError) -> bool:

@@ -138,15 +138,8 @@ def _carry_out_on(target: Target, targets: Targets, show: Show) -> dict[str, Any
                 since = entry["n"]
                 show(entry["line"])
         if status["state"] in ENDED:
-            return {**{name: status.get(name) for name in ("state", "error", "mark")}, "result": _without_descriptions(status.get("result"))}
+            return {name: status.get(name) for name in ("state", "result", "error", "mark")}
         status = _ask(client, "status", operation=target.operation, wait=LONGEST_WAIT, since=since)
-
-
-def _without_descriptions(result: Optional[Mapping[str, Any]]) -> Optional[dict[str, Any]]:
-    """The result without each object's description: the manager hears that from the agent itself."""
-    if result is None:
-        return None
-    return {**result, "objects": [{name: value for name, value in one.items() if name != "object"} for one in result.get("objects") or ()]}
 
 
 def _ask(client: AgentClient, method: str, **parameters: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -25,8 +26,8 @@ from domus_core.clients.manager import ManagerClient
 from domus_core.errors import DomusError
 
 CHECKOUT = Path(__file__).parents[2]
-# Runs on different trees at once need a place each, since a changed tree is installed anew.
-INSTALL = Path(os.environ.get("DOMUS_TEST_INSTALL", "/var/tmp/domus-test-install"))
+# Where every account can read it; each tree has a place of its own, since a changed tree is installed anew.
+INSTALL = Path(os.environ.get("DOMUS_TEST_INSTALL", f"/var/tmp/domus-test-install-{hashlib.sha256(bytes(CHECKOUT)).hexdigest()[:8]}"))
 PARENT = Path("/var/tmp")
 PREFIX = "domus-stack-"
 # Users that every Debian has, and that own nothing.

@@ -9,6 +9,9 @@ from .database import Connection, Row
 from .drift import drift
 from .values import as_json, from_json, shown_time
 
+# What an item has beside its content.
+STAMPS = frozenset({"etag", "sequence", "changed_at"})
+
 
 def refresh(connection: Connection, row: int, at: float) -> None:
     """Make an object's public item anew; it gets a new sequence number when it is not what it was."""
@@ -17,14 +20,29 @@ def refresh(connection: Connection, row: int, at: float) -> None:
     ).fetchone()
     if found is None:
         return
-    item = _item(connection, found)
-    etag = digest(as_json(item))[:24]
+    _show(connection, found, _item(connection, found), at)
+
+
+def refresh_request(connection: Connection, row: int, at: float) -> None:
+    """The same when nothing but the state of its request can have changed."""
+    found = connection.execute("SELECT * FROM objects WHERE row = ? AND deleted IS NULL AND item IS NOT NULL", (row,)).fetchone()
+    if found is None:
+        return
+    item = {name: value for name, value in from_json(found["item"]).items() if name not in STAMPS}
+    request = latest_request(connection, found["kind"], found["key"], found["site"], found["server_id"])
+    item["request"] = _request(request)
+    _show(connection, found, item, at)
+
+
+def _show(connection: Connection, found: Row, item: dict[str, Any], at: float) -> None:
+    content = as_json(item)
+    etag = digest(content)[:24]
     if found["etag"] == etag:
         return
     sequence = next_sequence(connection)
-    text = as_json({**item, "etag": etag, "sequence": sequence, "changed_at": shown_time(at)})
+    text = f'{content[:-1]},"etag":"{etag}","sequence":{sequence},"changed_at":"{shown_time(at)}"}}'
     connection.execute(
-        "UPDATE objects SET item = ?, etag = ?, drifted = ?, sequence = ?, changed_at = ? WHERE row = ?", (text, etag, bool(item["drift"]), sequence, at, row)
+        "UPDATE objects SET item = ?, etag = ?, drifted = ?, sequence = ?, changed_at = ? WHERE row = ?", (text, etag, bool(item["drift"]), sequence, at, found["row"])
     )
 
 
@@ -36,12 +54,16 @@ def _item(connection: Connection, row: Row) -> dict[str, Any]:
     item |= {name: row[name] for name in ("id", "kind", "key", "name", "server", "server_id", "site", "state", "generation")}
     item["restart_required"] = told.get("restart_required") or []
     item["asked"] = asked
-    item["request"] = {"job": request["job_id"], "state": request["state"]} if request else None
+    item["request"] = _request(request)
     item["conflict"] = from_json(row["conflict"])
     item["drift"] = drift(row["kind"], asked, item["recorded"], item["spec"], item["running"], state=row["state"])
     if row["kind"] == "vm":
         item["addresses"] = list((item["measured"] or {}).get("addresses") or ())
     return item
+
+
+def _request(request: Optional[Row]) -> Optional[dict[str, Any]]:
+    return {"job": request["job_id"], "state": request["state"]} if request else None
 
 
 def latest_request(connection: Connection, kind: str, key: str, site: Optional[str], server_id: Optional[str]) -> Optional[Row]:

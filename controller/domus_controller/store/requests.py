@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from .database import Connection, Row, Store
-from .items import latest_request, refresh
+from .items import latest_request, refresh, refresh_request
 from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, page_of, shown_time
 
 PENDING, EFFECTIVE, FAILED = "pending", "effective", "failed"
@@ -53,16 +53,25 @@ def _settle(connection: Connection, row: Row, kind: str, key: str, state: str, a
     if state == EFFECTIVE and from_json(row["asked"]).get("state") == "absent":
         # It is gone as asked: what gets its name later was not asked for by this.
         connection.execute("DELETE FROM requests WHERE id = ?", (row["id"],))
+        _refresh_objects(connection, row["site"], row["server_id"], kind, key, at)
     else:
         connection.execute("UPDATE requests SET state = ?, settled_at = ? WHERE id = ?", (state, at, row["id"]))
-    _refresh_objects(connection, row["site"], row["server_id"], kind, key, at)
+        _refresh_objects(connection, row["site"], row["server_id"], kind, key, at, refresh_request)
 
 
-def _refresh_objects(connection: Connection, site: str, server_id: Optional[str], kind: str, key: str, at: float) -> None:
+def _refresh_objects(
+    connection: Connection,
+    site: str,
+    server_id: Optional[str],
+    kind: str,
+    key: str,
+    at: float,
+    renew: Callable[[Connection, int, float], None] = refresh,
+) -> None:
     rows = connection.execute("SELECT row, site, server_id FROM objects WHERE kind = ? AND key = ? AND deleted IS NULL", (kind, key)).fetchall()
     for row in rows:
         if row["site"] in (None, site) and server_id in (None, row["server_id"]):
-            refresh(connection, row["row"], at)
+            renew(connection, row["row"], at)
 
 
 def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None) -> Page:
