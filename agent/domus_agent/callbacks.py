@@ -26,6 +26,8 @@ from .store import AgentStore
 PATH = "/agent/v1/callback"
 BATCH_SECONDS = 0.02
 BATCH_RECORDS = 500
+# When so many come at a time they are gathered for longer: each request costs as much as a good deal of records.
+MANY, MANY_SECONDS = 20, 0.1
 TIMEOUT = 15.0
 LAST_SECONDS = 3.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -64,6 +66,7 @@ class Callbacks:
         self._connection: Optional[http.client.HTTPSConnection] = None
         self._connected_for: Optional[ssl.SSLContext] = None
         self._failures = 0
+        self._many = False
         self._thread = threading.Thread(target=self._run, name="callbacks", daemon=True)
 
     def start(self) -> None:
@@ -95,6 +98,8 @@ class Callbacks:
         if not self._end.is_set() and not self._more():
             self._wake.wait(self._heartbeat)
             self._end.wait(BATCH_SECONDS)
+        elif self._many and not self._end.is_set():
+            self._end.wait(MANY_SECONDS)
         self._wake.clear()
         self._store.check()
         if not self._ownership.owned:
@@ -128,6 +133,7 @@ class Callbacks:
         acknowledged = answer.get("acknowledged")
         if not isinstance(acknowledged, int) or isinstance(acknowledged, bool):
             raise Refused("the answer acknowledges nothing")
+        self._many = MANY <= len(records) < BATCH_RECORDS
         self._told_facts = news or self._told_facts
         self._store.acknowledged(acknowledged, epoch)
         if records and acknowledged < records[0]["seq"]:

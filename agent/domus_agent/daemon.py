@@ -17,6 +17,7 @@ from .callbacks import Callbacks, LatestStatistics
 from .config import VERSION, AgentConfig
 from .connections import Connections
 from .console import Consoles
+from .memory import use_one_heap
 from .methods import Methods
 from .observer import Observer
 from .operations import Operations
@@ -117,6 +118,7 @@ def run(config: AgentConfig) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    use_one_heap()
     with _only_one(config.directory):
         asyncio.run(Agent(config).serve())
         logging.shutdown()

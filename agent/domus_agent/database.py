@@ -160,6 +160,7 @@ def _connect(path: str, schema: str) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_size_limit = 4194304")
+        connection.execute("PRAGMA cache_size = -512")
         sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if sound != "ok":
             raise sqlite3.DatabaseError(f"database disk image is malformed: {sound}")

@@ -22,10 +22,11 @@ from .config import AgentConfig
 from .domain_states import Domain, differences, list_domains
 from .forced_changes import take_forced_changes
 from .libvirt_events import BACK, LOST, LibvirtEvents, Seen
+from .memory import give_back
 from .store import AgentStore
 
-SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS = 30.0, 1.0, 600.0, 5.0, 2.0
-EVENTS_AT_ONCE, OBJECTS_AT_ONCE = 500, 20
+SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS, TIDY_SECONDS = 30.0, 1.0, 600.0, 5.0, 2.0, 10.0
+EVENTS_AT_ONCE, OBJECTS_AT_ONCE, MUCH = 500, 20, 200
 REGISTERED = ("server", "repository", "template", "iso")
 # What changes all the time, or is too long to be told with each server.
 UNTOLD_FACTS = frozenset({"memory_free", "numa_cells", "machines", "cpu_models"})
@@ -54,12 +55,14 @@ class Observer:
         self._due: dict[Target, float] = {}
         self._later: dict[Target, None] = {}
         self._rest_until = 0.0
+        self._looked_at = 0
         self._postponed: set[Target] = set()
         self._periods = {
             self._sweep: SWEEP_SECONDS,
             self._look_at_all: WHOLE_SECONDS,
             self._read_facts: WHOLE_SECONDS,
             self._take_forced_changes: FORCED_SECONDS,
+            self._tidy_up: TIDY_SECONDS,
         }
         self._next = dict.fromkeys(self._periods, 0.0)
         self.facts: Optional[dict[str, Any]] = None
@@ -176,6 +179,7 @@ class Observer:
         if targets and self._events.connection is not None:
             began = time.monotonic()
             self._describe(targets)
+            self._looked_at += len(targets)
             ended = time.monotonic()
             # What is not urgent takes half of the time at most: operations and the manager wait for the same processor.
             self._rest_until = max(self._rest_until, ended + ended - began)
@@ -240,6 +244,12 @@ class Observer:
             return self._store.problem is None
 
         take_forced_changes(self._config.state_directory, report)
+
+    def _tidy_up(self) -> None:
+        """After much work, once it is done."""
+        if self._looked_at >= MUCH and not self._later:
+            self._looked_at = 0
+            give_back()
 
     # --- the objects themselves
 

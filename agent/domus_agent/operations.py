@@ -332,8 +332,13 @@ def told_report(report: engine.Report) -> dict[str, Any]:
 
 def descriptions(report: engine.Report, server_id: str) -> list[Description]:
     """Kind, key and description of each object that was looked at, None of those that are gone."""
-    looked_at = [result for result in report.results if result.found is not None or (result.error is None and not report.check)]
-    return [(result.kind, result.key, result.found and describe(result.kind, result.key, result.found, server_id)) for result in looked_at]
+    described: list[Description] = []
+    for result in report.results:
+        if result.found is not None:
+            described.append((result.kind, result.key, describe(result.kind, result.key, result.found, server_id)))
+        elif result.error is None and not report.check:
+            described.append((result.kind, result.key, None))
+    return described
 
 
 def _is_cancelled(operation: Operation, error: DomusError) -> bool:

@@ -6,6 +6,8 @@ import atexit
 import json
 import logging
 import re
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -33,17 +35,19 @@ from .store.database import Store
 LARGEST_BODY = 64 << 20
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
+# With this code of a worker gunicorn ends as a whole, and does not try again at once.
+CAN_NOT_START = 3
 LOG = logging.getLogger("domus.api")
 
 
 def create_app(config: ManagerConfig | None = None, *, parts: Parts | None = None, routes: Iterable[Route] = ROUTES) -> Flask:
     """The application. Without `parts` it makes them itself, starts the jobs, and ends both with the process.
 
-    That is for the one gunicorn worker, which must not have been preloaded: threads do not survive a fork. Raises DomusError.
+    That is for the one gunicorn worker, which must not have been preloaded: threads do not survive a fork. When they can not be
+    made, one line says why, and the process ends.
     """
     if parts is None:
-        parts = start_parts(config or load_config())
-        atexit.register(stop_parts, parts)
+        parts = _parts_of_worker(config)
     app = Flask("domus_controller", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=LARGEST_BODY, SOCK_SERVER_OPTIONS=SERVER_OPTIONS, PROPAGATE_EXCEPTIONS=False)
     app.url_map.strict_slashes = True
@@ -52,6 +56,30 @@ def create_app(config: ManagerConfig | None = None, *, parts: Parts | None = Non
     _add_routes(app, parts, {route.name: route for route in routes})
     _answer_errors(app)
     return app
+
+
+def _parts_of_worker(config: ManagerConfig | None) -> Parts:
+    try:
+        parts = start_parts(config or load_config())
+    except DomusError as error:
+        LOG.critical("the manager can not start: %s", error)
+        raise SystemExit(CAN_NOT_START) from None
+    atexit.register(stop_parts, parts)
+    _end_streams_on_signal(parts)
+    return parts
+
+
+def _end_streams_on_signal(parts: Parts) -> None:
+    """SIGTERM makes gunicorn wait for what is being answered: streams and consoles must end for that by themselves."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(number: int, frame: Any) -> None:
+        parts.ending.set()
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def start_parts(config: ManagerConfig) -> Parts:

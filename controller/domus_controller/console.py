@@ -29,27 +29,27 @@ def relay_console(call: Call, vm: Any, force: bool, caller: Any) -> None:
     """
     give_back = call.parts.consoles.take()
     try:
-        _relay(caller, call.parts.agents.console(vm["server_id"], vm["id"], force=force))
+        _relay(caller, call.parts.agents.console(vm["server_id"], vm["id"], force=force), call.parts.ending)
     finally:
         give_back()
 
 
-def _relay(caller: Any, agent: Any) -> None:
-    """Pass bytes on in both directions; the end of one side is the end of both."""
+def _relay(caller: Any, agent: Any, ending: threading.Event) -> None:
+    """Pass bytes on in both directions; the end of one side is the end of both, and so is that of the manager."""
     for side in (caller, agent):
         _bound_sending(side)
     ended = threading.Event()
-    back = threading.Thread(target=_pass_on, args=(agent, caller, ended), name="console", daemon=True)
+    back = threading.Thread(target=_pass_on, args=(agent, caller, ended, ending), name="console", daemon=True)
     back.start()
-    _pass_on(caller, agent, ended)
+    _pass_on(caller, agent, ended, ending)
     back.join()
 
 
-def _pass_on(source: Any, target: Any, ended: threading.Event) -> None:
+def _pass_on(source: Any, target: Any, ended: threading.Event, ending: threading.Event) -> None:
     reason, message = None, ""
     try:
         # The other direction may have ended: closing a WebSocket does not wake whoever reads from it.
-        while not ended.is_set():
+        while not ended.is_set() and not ending.is_set():
             data = source.receive(timeout=LOOK_SECONDS)
             if data is not None:
                 target.send(data if isinstance(data, bytes) else str(data).encode())

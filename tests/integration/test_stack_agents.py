@@ -113,9 +113,9 @@ def test_an_agent_killed_during_a_verb_completes_it_when_it_is_sent_again(
 @pytest.mark.parametrize("delay", [0.0, 0.5, 1.0])
 def test_an_agent_killed_during_an_apply_completes_it_when_the_same_id_comes_again(stack: Stack, private_libvirtd: PrivateLibvirtd, delay: float) -> None:
     names = [f"half-{delay:g}-{number}" for number in range(4)]
-    operation, document = str(uuid.uuid4()), {**QEMU, "site": "default", "vms": [vm(name) for name in names]}
+    operation, vms = str(uuid.uuid4()), [vm(name) for name in names]
     client = agent_client(stack, 0)
-    asked = {"operation": operation, "kind": "apply", "document": document, "server": "s0"}
+    asked = {"operation": operation, "kind": "apply", "document": {**QEMU, "site": "default", "vms": vms}, "server": "s0"}
     client.call("submit", **asked)
     time.sleep(delay)
     client.close()
@@ -129,7 +129,7 @@ def test_an_agent_killed_during_an_apply_completes_it_when_the_same_id_comes_aga
     assert set(names) <= set(running)
     for name in names:
         is_shown(stack, name, "running")
-    assert apply(stack, *document["vms"])["changed"] is False
+    assert apply(stack, *vms)["changed"] is False
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.5])
@@ -252,7 +252,7 @@ def test_a_change_behind_our_back_is_shown_and_never_mended_unasked(stack: Stack
     apply(stack, vm("drifts"), vm("steady"))
     private_libvirtd.virsh("destroy", "drifts")
     edited = stack.directory / "edited.xml"
-    edited.write_text(private_libvirtd.virsh("dumpxml", "--inactive", "drifts").replace(">16384<", ">32768<"))
+    edited.write_text(private_libvirtd.virsh("dumpxml", "--inactive", "drifts").replace(">16384</currentMemory>", ">8192</currentMemory>"))
     private_libvirtd.virsh("define", str(edited))
 
     def drift() -> dict[str, Any]:
@@ -280,7 +280,7 @@ def local_ansible(stack: Stack, uri: str, **more: Any) -> dict[str, Any]:
         **{"PATH": "/usr/bin:/bin", "HOME": str(stack.directory), "LANG": "C.UTF-8", "ANSIBLE_COLLECTIONS_PATH": str(stack.install / "collections")},
         "ANSIBLE_LOCAL_TEMP": str(stack.directory / "ansible"),
     }
-    command = [stack.install / "venv/bin/ansible", "localhost", "-e", "ansible_python_interpreter=/usr/bin/python3", "-m", "domus.virt.vm", "-a"]
+    command = [str(stack.install / "venv/bin/ansible"), "localhost", "-e", "ansible_python_interpreter=/usr/bin/python3", "-m", "domus.virt.vm", "-a"]
     done = subprocess.run([*command, json.dumps(arguments)], env=environment, cwd="/", capture_output=True, text=True, check=False)
     head, arrow, told = done.stdout.partition(" => ")
     assert arrow, done.stdout + done.stderr

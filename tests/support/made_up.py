@@ -69,7 +69,7 @@ class MadeUpAgent:
 def enrol(stack: Stack, count: int) -> list[MadeUpAgent]:
     """Make servers up, with certificates of the stack's own authority; the manager is restarted."""
     stack.end("manager", signal.SIGTERM)
-    command = [*stack.as_user(MANAGER_USER), stack.install / "venv/bin/python", "-c", ENROL, stack.manager_directory, str(count)]
+    command = [*stack.as_user(MANAGER_USER), str(stack.install / "venv/bin/python"), "-c", ENROL, str(stack.manager_directory), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     stack.start("manager")
@@ -111,7 +111,7 @@ def fill(stack: Stack, vms: int) -> list[str]:
     agents = enrol(stack, max(1, vms // VMS_PER_SERVER))
     ids = []
     for position, agent in enumerate(agents):
-        records = []
+        records: list[dict[str, Any]] = []
         for number in range(position, vms, len(agents)):
             told = description(agent.id, number)
             ids.append(told["id"])

@@ -102,7 +102,7 @@ class Stack:
         }
         (self.directory / "manager.yml").write_text(json.dumps(manager))
         for number, uri in enumerate(uris):
-            agent = {"directory": str(self.directory / f"agent{number}"), "state_directory": str(self.directory / f"state{number}"), "uri": uri}
+            agent: dict[str, Any] = {"directory": str(self.directory / f"agent{number}"), "state_directory": str(self.directory / f"state{number}"), "uri": uri}
             agent.update(address="127.0.0.1", port=self.agent_ports[number], heartbeat=2)
             (self.directory / f"agent{number}.yml").write_text(json.dumps(agent))
 
@@ -213,7 +213,7 @@ class Stack:
         for process in self.processes.values():
             process.kill()
         os.close(self._mark)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        _remove(self.directory)
 
     def as_user(self, user: str | None) -> list[str]:
         """Run as this user (None: root), and end with this process; a change of user would undo an earlier wish for that."""
@@ -254,4 +254,12 @@ def remove_leftovers() -> None:
             continue
         finally:
             os.close(mark)
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a stack's directory, with what a test has mounted in it."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        if line.split()[1].startswith(f"{directory}/"):
+            subprocess.run(["umount", "--lazy", line.split()[1]], check=False)
+    shutil.rmtree(directory, ignore_errors=True)

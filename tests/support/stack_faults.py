@@ -115,13 +115,13 @@ def outbox(stack: Stack, number: int) -> int:
         return int(database.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
 
-def agent_client(stack: Stack, number: int, name: str = "manager") -> AgentClient:
+def agent_client(stack: Stack, number: int) -> AgentClient:
     """A client of an agent with the manager's certificate."""
-    directory = stack.manager_directory
-    server = next(one for one in items(stack, "servers") if one["port"] == stack.agent_ports[number])
-    return AgentClient(
-        "127.0.0.1", stack.agent_ports[number], server["id"], str(directory / "servers.crt"), str(directory / f"{name}.crt"), str(directory / f"{name}.key")
-    )
+    directory, port = stack.manager_directory, stack.agent_ports[number]
+    server = next(one for one in items(stack, "servers") if one["port"] == port)
+    if not (directory / "manager.crt").exists():  # it is made when the manager first calls an agent
+        stack.client.post(f"/api/v1/servers/{server['id']}/resync")
+    return AgentClient("127.0.0.1", port, server["id"], str(directory / "servers.crt"), str(directory / "manager.crt"), str(directory / "manager.key"))
 
 
 def kill_agent(stack: Stack, number: int) -> None:
@@ -172,7 +172,7 @@ def issue(stack: Stack, kind: str, id: str, **more: Any) -> dict[str, Any]:
     `servers` are those that a job may talk to, `days_ago` when it was issued, `current` makes it the one that is known of the server.
     """
     wanted = json.dumps({"kind": kind, "id": id, **more})
-    command = [*stack.as_user(MANAGER_USER), stack.install / "venv/bin/python", "-c", ISSUE, wanted, stack.manager_directory]
+    command = [*stack.as_user(MANAGER_USER), str(stack.install / "venv/bin/python"), "-c", ISSUE, wanted, str(stack.manager_directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,10 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What the manager is made of; `streams`, `consoles` and `waits` bound what holds a thread for long: a quarter stays for short requests."""
+    """What the manager is made of; `streams`, `consoles` and `waits` bound what holds a thread for long: a quarter stays for short requests.
+
+    Once `ending` is set, streams and consoles end within a second.
+    """
 
     config: ManagerConfig
     store: Store
@@ -41,6 +45,7 @@ class Parts:
     streams: Budget = dataclasses.field(default_factory=lambda: Budget("streams", THREADS * 3 // 8))
     consoles: Budget = dataclasses.field(default_factory=lambda: Budget("consoles", THREADS // 8))
     waits: Budget = dataclasses.field(default_factory=lambda: Budget("places for waiting", THREADS // 4))
+    ending: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 @dataclasses.dataclass(frozen=True)

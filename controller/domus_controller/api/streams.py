@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from .route import STREAM
 from .work import numbered
 
 HEARTBEAT = 15.0
+LOOK_SECONDS = 1.0
 LONGEST = 3600.0
 # The store may commit hundreds of times a second: a stream looks this often at most.
 PAUSE = 0.02
@@ -65,28 +67,32 @@ def _resumed(call: Call) -> int | None:
 
 def _stream(call: Call, read: Callable[[int], tuple[list[Message], bool]], since: int) -> Response:
     give_back = call.parts.streams.take()
-    response = Response(_messages(call.parts.store, read, since), content_type=STREAM, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    response = Response(
+        _messages(call.parts.store, read, since, call.parts.ending), content_type=STREAM, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
     # Not `finally` in the generator: one that was never begun does not run it.
     response.call_on_close(give_back)
     return response
 
 
-def _messages(store: Store, read: Callable[[int], tuple[list[Message], bool]], since: int) -> Iterator[str]:
-    until = time.monotonic() + LONGEST
+def _messages(store: Store, read: Callable[[int], tuple[list[Message], bool]], since: int, ending: threading.Event) -> Iterator[str]:
+    told = time.monotonic()
+    until = told + LONGEST
     yield "retry: 2000\n\n"
-    while time.monotonic() < until:
+    while time.monotonic() < until and not ending.is_set():
         commits = store.changed(-1, 0)
         messages, ended = read(since)
         for number, kind, data in messages:
             since = since if number is None else number
             yield _message(number, kind, data)
+            told = time.monotonic()
         if ended:
             return
-        if not messages:
-            if store.changed(commits, HEARTBEAT) == commits:
-                yield ": heartbeat\n\n"
-            else:
-                time.sleep(PAUSE)
+        if not messages and store.changed(commits, LOOK_SECONDS) != commits:
+            time.sleep(PAUSE)
+        if time.monotonic() - told > HEARTBEAT:
+            told = time.monotonic()
+            yield ": heartbeat\n\n"
 
 
 def _message(number: int | None, kind: str, data: Mapping[str, Any]) -> str:

@@ -25,11 +25,15 @@ COUNTS = (
 
 
 def show_health(call: Call) -> Response:
-    """Whether the database answers, and how many jobs and servers are in which state; anybody may ask."""
+    """Whether the database answers and takes what is to be stored, and how many jobs and servers are in which state; anybody may ask."""
+    store = call.parts.store
     try:
-        counted = _counts(call.parts.store)
+        counted = _counts(store)
+        problem = store.problem
     except DomusError as error:
-        return answer({"state": "failed", "version": VERSION, "database": error.message}, 503)
+        problem = error
+    if problem is not None:
+        return answer({"state": "failed", "version": VERSION, "database": problem.message}, 503)
     return answer({"state": "ok", "version": VERSION, "database": "ok", **counted}, headers={"Cache-Control": "no-store"})
 
 

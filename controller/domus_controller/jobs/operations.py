@@ -14,8 +14,8 @@ from .outcome import ENDED
 
 WAIT, PAUSE = 3, 1.0
 MOST_AT_ONCE = 32
-# A number that progress never reaches: only the end of the operation is waited for.
-NO_PROGRESS = 1 << 30
+# A number that progress never reaches, and agents take: only the end of the operation is waited for.
+NO_PROGRESS = 1_000_000
 UNKNOWN, UNREACHABLE = "unknown", "unreachable"
 
 Result = TypeVar("Result")

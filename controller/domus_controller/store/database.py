@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, Callable, Optional, TypeVar
 
-from domus_core.errors import Busy, DriverError
+from domus_core.errors import Busy, DomusError, DriverError, NoCapacity
 from sqlite_utils import Migrations
 
 from .connections import ReadConnection, as_domus_error, migrate, open_reader, open_writer, translated
@@ -62,6 +62,8 @@ class Database:
         self._readers: weakref.WeakSet[ReadConnection] = weakref.WeakSet()
         self._closing = threading.Lock()
         self._closed = False
+        #: why the latest changes could not be stored: no room, read-only, damaged; None when they were
+        self.problem: Optional[DomusError] = None
         with translated(self.path):
             self._writer = open_writer(self.path, durable)
             self._writer.create_function("store_clock", 0, clock)
@@ -144,6 +146,7 @@ class Database:
             except BaseException as error:
                 last, failed = False, as_domus_error(error, self.path)
                 self._roll_back()
+            self.problem = self._storage_problem([failed, *(change.error for change in group)])
             if failed is None:
                 with self._committed:
                     self._commits += 1
@@ -153,6 +156,11 @@ class Database:
             del first, group, change
             if last:
                 return
+
+    def _storage_problem(self, errors: list[Optional[BaseException]]) -> Optional[DomusError]:
+        """The first of these errors that is the file's, or its disk's."""
+        place = f"database {self.path}"
+        return next((error for error in errors if isinstance(error, (NoCapacity, DriverError)) and error.object == place), None)
 
     def _commit(self, group: list[_Change]) -> bool:
         """Carry out the first change and those that wait behind it in one transaction; return whether the store is to be closed."""

@@ -40,8 +40,13 @@ def _compared(table: Any) -> tuple[Field, ...]:
 
 def _differences(table: Any, views: Mapping[str, Mapping[str, Any]], path: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
+    if len(views) < 2:
+        return found
     for field in _compared(table):
-        values = {name: view.get(field.name) for name, view in views.items()}
+        told = [view.get(field.name) for view in views.values()]
+        if told.count(told[0]) == len(told):
+            continue
+        values = dict(zip(views, told))
         if _all_equal(values):
             continue
         place = f"{path}{field.name}"
@@ -55,7 +60,7 @@ def _differences(table: Any, views: Mapping[str, Mapping[str, Any]], path: str) 
 
 
 def _all_equal(values: Views) -> bool:
-    """The quick answer for nearly every field; a view that says nothing is equal to all where `_pairs` leaves it out."""
+    """A view that says nothing is equal to all where `_pairs` leaves it out."""
     told = [value for view, value in values.items() if value is not None or view not in UNSAID]
     return not told or told.count(told[0]) == len(told)
 

@@ -42,7 +42,8 @@ def _show(connection: Connection, found: Row, item: dict[str, Any], at: float) -
     sequence = next_sequence(connection)
     text = f'{content[:-1]},"etag":"{etag}","sequence":{sequence},"changed_at":"{shown_time(at)}"}}'
     connection.execute(
-        "UPDATE objects SET item = ?, etag = ?, drifted = ?, sequence = ?, changed_at = ? WHERE row = ?", (text, etag, bool(item["drift"]), sequence, at, found["row"])
+        "UPDATE objects SET item = ?, etag = ?, drifted = ?, sequence = ?, changed_at = ? WHERE row = ?",
+        (text, etag, bool(item["drift"]), sequence, at, found["row"]),
     )
 
 
