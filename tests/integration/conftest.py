@@ -10,6 +10,7 @@ pytest.register_assert_rewrite("tests.support.lab")
 
 from tests.support.lab import Lab, lab_in  # noqa: E402
 from tests.support.private_libvirtd import PrivateLibvirtd  # noqa: E402
+from tests.support.stack import Stack  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,17 @@ def private_libvirtd() -> Iterator[PrivateLibvirtd]:
     libvirtd = PrivateLibvirtd({"small": "16m", "tiny": "1m"})
     yield libvirtd
     libvirtd.close()
+
+
+@pytest.fixture(scope="module")
+def libvirt_stack(private_libvirtd: PrivateLibvirtd) -> Iterator[Stack]:
+    """A whole Domus whose one server is the private libvirtd, which is empty again afterwards."""
+    made = Stack([private_libvirtd.uri])
+    try:
+        yield made.up()
+    finally:
+        made.close()
+        private_libvirtd.clear()
 
 
 @pytest.fixture

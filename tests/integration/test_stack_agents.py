@@ -35,12 +35,8 @@ SOON = 8.0
 
 
 @pytest.fixture(scope="module")
-def stack(private_libvirtd: PrivateLibvirtd) -> Iterator[Stack]:
-    made = Stack([private_libvirtd.uri])
-    try:
-        yield made.up()
-    finally:
-        made.close()
+def stack(libvirt_stack: Stack) -> Stack:
+    return libvirt_stack
 
 
 @pytest.fixture(autouse=True)

@@ -27,12 +27,8 @@ SECRETS = (USER_DATA.encode(), NETWORK_CONFIG.encode(), PASSWORD.encode())
 
 
 @pytest.fixture(scope="module")
-def stack(private_libvirtd: PrivateLibvirtd) -> Iterator[Stack]:
-    made = Stack([private_libvirtd.uri])
-    try:
-        yield made.up()
-    finally:
-        made.close()
+def stack(libvirt_stack: Stack) -> Stack:
+    return libvirt_stack
 
 
 @pytest.fixture

@@ -7,19 +7,18 @@ one that made it, however that ends; the directory of such a run is removed by t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .leftovers import Place
+
 PREFIX = "domus-libvirtd-"
-PARENT = Path("/var/tmp")
 PRIVATE = {"etc": "/etc/libvirt", "lib": "/var/lib/libvirt", "cache": "/var/cache/libvirt", "log": "/var/log/libvirt", "run": "/run"}
 SETTINGS = {
     "libvirtd.conf": 'unix_sock_group = "root"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n',
@@ -50,11 +49,8 @@ class PrivateLibvirtd:
 
     def __init__(self, tmpfs: Mapping[str, str] | None = None) -> None:
         _require_programs()
-        remove_leftovers()
-        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
-        self.directory.chmod(0o711)
-        self._mark = os.open(self.directory / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._mark, fcntl.LOCK_EX)
+        self._place = Place(PREFIX)
+        self.directory = self._place.directory
         for name, size in (tmpfs or {}).items():
             (self.directory / name).mkdir()
             _run("mount", "-t", "tmpfs", "-o", f"size={size},mode=711", "tmpfs", str(self.directory / name))
@@ -98,6 +94,17 @@ class PrivateLibvirtd:
         """Ask virsh."""
         return _run("virsh", "--connect", self.uri, *command).strip()
 
+    def clear(self) -> None:
+        """Take all domains and networks away."""
+        for name in self.virsh("list", "--name").split():
+            self.virsh("destroy", name)
+        for name in self.virsh("list", "--all", "--name").split():
+            self.virsh("undefine", name, "--managed-save", "--snapshots-metadata", "--nvram")
+        for name in self.virsh("net-list", "--name").split():
+            self.virsh("net-destroy", name)
+        for name in self.virsh("net-list", "--all", "--name").split():
+            self.virsh("net-undefine", name)
+
     def processes(self, program: str) -> list[int]:
         """The process ids, as seen from outside, of the processes inside that run a program (comm(5) has 15 characters)."""
         return [pid for pid in _inside(self.namespace) if _comm(pid) == program[:15]]
@@ -122,8 +129,7 @@ class PrivateLibvirtd:
         self._first.kill()
         self._first.wait()
         _wait_for(lambda: not os.path.exists(f"/proc/{self.namespace}"), "the end of the namespace")
-        _remove(self.directory)
-        os.close(self._mark)
+        self._place.remove()
 
     def _fill(self) -> None:
         for name in PRIVATE:
@@ -135,7 +141,7 @@ class PrivateLibvirtd:
     def _enter_namespaces(self) -> int:
         binds = [word for name, place in PRIVATE.items() for word in (str(self.directory / name), place)]
         namespaces = ("--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "sh", "-c", FIRST, str(self.directory / "alive"), *binds]
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "sh", "-c", FIRST, str(self._place.mark), *binds]
         self._first = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd="/")
         found: list[int] = []
 
@@ -152,30 +158,6 @@ class PrivateLibvirtd:
         for pid in self.processes("libvirtd"):
             os.kill(pid, number)
         _wait_for(lambda: not self.is_running(), "the end of libvirtd")
-
-
-def remove_leftovers() -> None:
-    """Remove what runs left that were killed; those that are alive hold a lock."""
-    for directory in PARENT.glob(f"{PREFIX}*"):
-        try:
-            mark = os.open(directory / "alive", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(directory)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(mark)
-
-
-def _remove(directory: Path) -> None:
-    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for place in mounted:
-        if place.startswith(f"{directory}/"):
-            _run("umount", "--lazy", place)
-    shutil.rmtree(directory)
 
 
 def _require_programs() -> None:

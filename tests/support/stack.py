@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +23,11 @@ from typing import Any
 from domus_core.clients.manager import ManagerClient
 from domus_core.errors import DomusError
 
+from .leftovers import Place
+
 CHECKOUT = Path(__file__).parents[2]
 # Where every account can read it; each tree has a place of its own, since a changed tree is installed anew.
 INSTALL = Path(os.environ.get("DOMUS_TEST_INSTALL", f"/var/tmp/domus-test-install-{hashlib.sha256(bytes(CHECKOUT)).hexdigest()[:8]}"))
-PARENT = Path("/var/tmp")
 PREFIX = "domus-stack-"
 # Users that every Debian has, and that own nothing.
 MANAGER_USER, JOB_USER = "proxy", "nobody"
@@ -58,12 +57,9 @@ class Stack:
     def __init__(self, uris: Sequence[str] = ("test:///default",), *, settings: Mapping[str, Any] | None = None) -> None:
         assert os.geteuid() == 0, "these tests start services as users of their own: run them as root"
         assert Path("/usr/sbin/nginx").exists(), "nginx is missing: apt-get install nginx"
-        remove_leftovers()
         self.install = install()
-        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT))
-        self.directory.chmod(0o711)
-        self._mark = os.open(self.directory / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._mark, fcntl.LOCK_EX)
+        self._place = Place(PREFIX)
+        self.directory = self._place.directory
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.agent_ports = [free_port() for dummy in uris]
@@ -212,8 +208,7 @@ class Stack:
                 self.end(name)
         for process in self.processes.values():
             process.kill()
-        os.close(self._mark)
-        _remove(self.directory)
+        self._place.remove()
 
     def as_user(self, user: str | None) -> list[str]:
         """Run as this user (None: root), and end with this process; a change of user would undo an earlier wish for that."""
@@ -239,27 +234,3 @@ def descendants(pid: int) -> list[int]:
             for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
                 found += descendants(int(child))
     return [*found, pid]
-
-
-def remove_leftovers() -> None:
-    """Remove what runs left that were killed; those that are alive hold a lock."""
-    for directory in PARENT.glob(f"{PREFIX}*"):
-        try:
-            mark = os.open(directory / "alive", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(mark)
-        _remove(directory)
-
-
-def _remove(directory: Path) -> None:
-    """Remove a stack's directory, with what a test has mounted in it."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        if line.split()[1].startswith(f"{directory}/"):
-            subprocess.run(["umount", "--lazy", line.split()[1]], check=False)
-    shutil.rmtree(directory, ignore_errors=True)

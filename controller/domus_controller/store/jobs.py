@@ -85,7 +85,7 @@ def start(store: Store, id: str, process: Optional[Mapping[str, Any]] = None) ->
     return find(store, id)
 
 
-def finish(store: Store, id: str, state: str, changed: Optional[bool], error: Optional[Mapping[str, Any]] = None, result: Any = None) -> dict[str, Any]:
+def finish(store: Store, id: str, state: str, changed: Optional[bool], error: Optional[Mapping[str, Any]] = None, result: Any = None) -> None:
     """A job has ended, and enters the audit chain; what was sealed is wiped when it succeeded. Nothing happens when it had ended already."""
 
     def change(connection: Connection) -> None:
@@ -99,7 +99,6 @@ def finish(store: Store, id: str, state: str, changed: Optional[bool], error: Op
             audit.append(connection, connection.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone())
 
     store.write(change)
-    return find(store, id)
 
 
 def add_events(store: Store, id: str, events: Iterable[Mapping[str, Any]]) -> int:

@@ -14,7 +14,7 @@ from domus_agent import forced_changes, observer
 from domus_agent.addresses import AddressBook
 from domus_agent.config import AgentConfig
 from domus_agent.domain_states import Domain, differences
-from domus_agent.observer import UNTOLD_FACTS, Observer
+from domus_agent.observer import OBJECTS_AT_ONCE, UNTOLD_FACTS, Observer
 from domus_agent.store import AgentStore
 from domus_core import description
 from domus_core.libvirt_driver.connection import connect
@@ -139,6 +139,21 @@ def test_what_an_operation_works_on_is_left_to_its_end(watched: Watched) -> None
     watched.observer.touched([("vm", "test")])
     wait_for(lambda: watched.description("vm", "test")["state"] == "stopped")
     other.undefine()
+
+
+def test_what_a_large_operation_has_told_is_looked_at_later_and_what_happens_goes_before(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domus_agent.observer.REST_SECONDS", 600.0)
+    others = [watched.connection.defineXML(DOMAIN.format(f"other{number}")) for number in range(OBJECTS_AT_ONCE + 1)]
+    wait_for(lambda: len(watched.store.objects("vm")) == len(others) + 1)
+    watched.observer.touched(("vm", other.name()) for other in others)
+    watched.connection.lookupByName("test").destroy()
+    wait_for(lambda: watched.description("vm", "test")["state"] == "stopped")
+    assert len(watched.observer._later) == len(others)
+    watched.observer._rest_until = 0.0
+    watched.observer._look_at([])
+    wait_for(lambda: not watched.observer._later)
+    for other in others:
+        other.undefine()
 
 
 def test_a_start_of_the_agent_tells_nothing_that_the_manager_knows(watched: Watched) -> None:

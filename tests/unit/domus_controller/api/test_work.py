@@ -129,6 +129,16 @@ def test_a_silent_stream_shows_that_it_lives(manager: Manager, monkeypatch: pyte
     assert (first, second) == (b"retry: 2000\n\n", b": heartbeat\n\n")
 
 
+def test_a_stream_ends_with_the_manager(manager: Manager) -> None:
+    answer = manager.call("GET", "/api/v1/events/stream", buffered=False)
+    received = iter(answer.response)
+    next(received)
+    threading.Timer(0.1, manager.parts.ending.set).start()
+    assert list(received) == []
+    answer.close()
+    assert manager.parts.streams.taken == 0
+
+
 def test_streams_beyond_the_budget_are_refused(manager: Manager) -> None:
     held = [manager.call("GET", "/api/v1/events/stream", buffered=False) for dummy in range(manager.parts.streams.most)]
     refused = manager.call("GET", "/api/v1/events/stream")

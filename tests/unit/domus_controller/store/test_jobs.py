@@ -32,7 +32,8 @@ def test_the_life_of_a_job(store: Store, clock: Clock) -> None:
     assert jobs.details(store, "one")["process"] == {"pid": 5, "started": 7, "serial": "ab"}
     assert jobs.details(store, "one")["options"] == {"wait": 5} and jobs.details(store, "one")["servers"] == [FIRST]
     assert [job["id"] for job in jobs.unfinished(store)] == ["one"]
-    ended = jobs.finish(store, "one", "succeeded", True, None, {"objects": 1})
+    jobs.finish(store, "one", "succeeded", True, None, {"objects": 1})
+    ended = jobs.find(store, "one")
     assert (ended["state"], ended["changed"], ended["result"], ended["finished_at"]) == ("succeeded", True, {"objects": 1}, "2027-01-15T08:00:02.000Z")
     assert jobs.sealed(store, "one") is None and jobs.unfinished(store) == []
 
@@ -40,12 +41,9 @@ def test_the_life_of_a_job(store: Store, clock: Clock) -> None:
 def test_a_job_ends_once(store: Store) -> None:
     create(store, sealed=b"secret")
     jobs.finish(store, "one", "cancelled", False, {"code": "conflict", "message": "cancelled"})
-    assert (
-        jobs.finish(store, "one", "succeeded", True, None, {})
-        == jobs.start(store, "one")
-        == jobs.request_cancel(store, "one", "bob")
-        == jobs.find(store, "one")
-    )
+    ended = jobs.find(store, "one")
+    jobs.finish(store, "one", "succeeded", True, None, {})
+    assert ended == jobs.start(store, "one") == jobs.request_cancel(store, "one", "bob") == jobs.find(store, "one")
     assert jobs.find(store, "one")["state"] == "cancelled" and jobs.find(store, "one")["cancel_requested"] is False
     assert jobs.sealed(store, "one") == b"secret"
 
