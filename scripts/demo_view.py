@@ -1,9 +1,10 @@
-"""demo_view.py vms|console NAME|login PASSWORD: show the demo's virtual machines."""
+"""demo_view.py vms|console NAME|login PASSWORD-FILE: show the demo's virtual machines."""
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 from domus_core.libvirt_driver.connection import libvirt
 from domus_core.libvirt_driver.driver import LibvirtDriver, open_driver
@@ -42,12 +43,12 @@ def show_console(driver: LibvirtDriver, name: str) -> None:
     print(f"serial console of {name}: {lines[-1] if lines else '(silent)'}")
 
 
-def show_login(driver: LibvirtDriver, password: str) -> None:
+def show_login(driver: LibvirtDriver, password_file: str) -> None:
     """How to get into the virtual machines."""
     for name in ("web1", "web2", "db1"):
         address = next(iter(driver.addresses(name)), "(no address yet)")
         print(f"  {name}: ssh root@{address}   or   virsh -c qemu:///system console {name}")
-    print(f"  user: root   password: {password}")
+    print(f"  user: root   password: {Path(password_file).read_text().strip()}")
 
 
 def main(command: str, *words: str) -> None:

@@ -12,8 +12,6 @@ import sys
 import click
 from domus_core.errors import DomusError, Unauthorized, Unreachable
 
-from .commands import domus
-
 FAILED, AWAY, USAGE, INTERRUPTED = 1, 3, 64, 130
 
 
@@ -21,7 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the result is the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        return int(domus.main(args=words, prog_name="domus", standalone_mode=False) or 0)
+        from .commands import domus  # here, where an interruption is caught
+
+        code = int(domus.main(args=words, prog_name="domus", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return code
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.exceptions.Abort:
@@ -37,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"error: the output can not be written: {error.strerror}", file=sys.stderr)
+        return FAILED
     except DomusError as error:
         as_json = "json" in words or "-ojson" in words
         print(json.dumps(error.as_dict()) if as_json else f"error: {error}", file=sys.stderr)

@@ -26,8 +26,13 @@ def lines_of_plan(objects: Iterable[Mapping[str, Any]]) -> list[Text]:
 
 
 def lines_of_result(objects: Iterable[Mapping[str, Any]]) -> list[Text]:
-    """What was done, in the same form."""
-    return _lines([one for one in objects if one.get("changed")], "")
+    """What was done: how many objects were made and deleted, and what exactly was changed."""
+    changed = [one for one in objects if one.get("changed")]
+    if not changed:
+        return []
+    signs = [sign_of(one.get("actions") or []) for one in changed]
+    counts = ", ".join(f"{signs.count(sign)} {word}" for sign, word in WORDS.items() if sign in signs)
+    return [*_lines([one for one, sign in zip(changed, signs) if sign == "~"], ""), Text(f"  {counts}")]
 
 
 def _lines(changed: Iterable[Mapping[str, Any]], tense: str) -> list[Text]:

@@ -28,20 +28,26 @@ def attach(manager: ManagerClient, vm: str, *, force: bool) -> None:
     except (ConnectionError, ConnectionClosed, OSError) as error:
         raise Unreachable(f"its console can not be opened: {error}", object=f"vm {vm}", remedy="Does it run? domus vm show") from None
     print(f"Serial console of {found['name']}; Ctrl-] ends it.", file=sys.stderr)
+    ends: list[ConnectionClosed] = []
     with _raw(sys.stdin.fileno()):
-        reader = threading.Thread(target=_show, args=(socket,), daemon=True)
+        reader = threading.Thread(target=_show, args=(socket, ends), daemon=True)
         reader.start()
         _type(socket, reader)
     with suppress(ConnectionClosed):
         socket.close()
     print("", file=sys.stderr)
+    if ends and ends[0].message:
+        raise Unreachable(f"its console was closed: {ends[0].message}", object=f"vm {vm}")
 
 
-def _show(socket: Client) -> None:
-    with suppress(ConnectionClosed):
+def _show(socket: Client, ends: list[ConnectionClosed]) -> None:
+    """Show what the VM says; how the other side ended it goes into `ends`."""
+    try:
         while True:
             received = socket.receive()
             os.write(sys.stdout.fileno(), received.encode() if isinstance(received, str) else received)
+    except ConnectionClosed as end:
+        ends.append(end)
 
 
 def _type(socket: Client, reader: threading.Thread) -> None:

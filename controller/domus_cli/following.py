@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domus_core.clients.manager import ManagerClient
-from domus_core.errors import DomusError, Unreachable
+from domus_core.errors import Unreachable, error_from_dict
 
 from .changes import lines_of_result
 from .output import Output
@@ -18,17 +18,26 @@ TRIES = 5
 
 def follow(manager: ManagerClient, job: Mapping[str, Any], output: Output, *, wait: bool) -> int:
     """Show how the job goes on until it ends (unless `wait` is false); the result is the exit code of the command."""
-    if wait and job["state"] not in ENDED:
-        try:
-            job = _until_end(manager, job, output)
-        except KeyboardInterrupt:
-            output.say(f"\njob {job['id']} goes on. Follow it: domus job tail {job['id']}   Cancel it: domus job cancel {job['id']}")
-            raise
+    return follow_all(manager, [job], output, wait=wait)
+
+
+def follow_all(manager: ManagerClient, jobs: Sequence[Mapping[str, Any]], output: Output, *, wait: bool) -> int:
+    """The same for several jobs, one after the other; for programs one is an object, several are a list."""
+    ended = [_follow_one(manager, job, output) if wait else job for job in jobs]
+    if not output.for_people:
+        output.data(ended if len(ended) > 1 else ended[0])
+    return 1 if any(job["state"] in ("failed", "cancelled") for job in ended) else 0
+
+
+def _follow_one(manager: ManagerClient, job: Mapping[str, Any], output: Output) -> Mapping[str, Any]:
+    try:
+        ended = job if job["state"] in ENDED else _until_end(manager, job, output)
+    except KeyboardInterrupt:
+        output.say(f"\njob {job['id']} goes on. Follow it: domus job tail {job['id']}   Cancel it: domus job cancel {job['id']}")
+        raise
     if output.for_people:
-        _tell(job, output)
-    else:
-        output.data(job)
-    return 1 if job["state"] in ("failed", "cancelled") else 0
+        _tell(ended, output)
+    return ended
 
 
 def _until_end(manager: ManagerClient, job: Mapping[str, Any], output: Output) -> Mapping[str, Any]:
@@ -67,14 +76,11 @@ def state_of(job: Mapping[str, Any]) -> str:
 
 def _tell(job: Mapping[str, Any], output: Output) -> None:
     objects = (job.get("result") or {}).get("objects") or []
-    for line in lines_of_result(objects):
-        output.console.print(line, soft_wrap=True)
+    output.lines(lines_of_result(objects))
     for one in objects:
         if one.get("restart_required"):
             output.say(f"  {one['kind']} {one['name']}: waits for a restart: {', '.join(one['restart_required'])}")
     output.say(f"job {job['id']}: {state_of(job)}")
     error = job.get("error")
     if error:
-        raised = DomusError(str(error.get("message", "")), object=str(error.get("object", "")), field=str(error.get("field", "")))
-        raised.value, raised.remedy = error.get("value"), str(error.get("remedy", ""))
-        output.say(f"error: {raised}")
+        output.say(f"error ({error.get('code', 'error')}): {error_from_dict(error)}")

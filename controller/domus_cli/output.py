@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import click
 import jmespath
 from domus_core.documents import dump_document
-from domus_core.errors import InvalidSpec
 from domus_core.model.quantities import format_size
 from rich.console import Console
 from rich.table import Table
@@ -52,6 +52,11 @@ class Output:
         if self.for_people:
             self.console.print(Text(text), soft_wrap=True)
 
+    def lines(self, lines: Iterable[Text]) -> None:
+        """Tell a person several things, as wide as they are."""
+        for line in lines:
+            self.console.print(line, soft_wrap=True)
+
     def rows(self, items: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, empty: str) -> None:
         """A list: a table of these columns, or the items as they are."""
         if not self.for_people:
@@ -59,7 +64,7 @@ class Output:
         elif not items:
             self.say(empty)
         else:
-            self.console.print(table_of(items, columns), crop=False)
+            self._print(table_of(items, columns))
 
     def item(self, item: Mapping[str, Any], fields: Sequence[Column]) -> None:
         """One object: a field a line, or the object as it is."""
@@ -71,13 +76,27 @@ class Output:
             shown = value(item)
             if shown not in (None, "", [], {}):
                 table.add_row(Text(name, style="bold"), _cell(shown))
-        self.console.print(table)
+        self._print(table)
+
+    def line(self, value: Any) -> None:
+        """One of many values that come over time, a line each."""
+        chosen = value if self.query is None else self.query.search(value)
+        self._write(f"---\n{dump_document(chosen)}" if self.format == "yaml" else json.dumps(chosen, ensure_ascii=False) + "\n")
 
     def data(self, value: Any) -> None:
         """The value as JSON or YAML, queried if a query was given."""
         chosen = value if self.query is None else self.query.search(value)
-        text = dump_document(chosen) if self.format == "yaml" else json.dumps(chosen, indent=2, ensure_ascii=False) + "\n"
-        self.console.out(text, end="", highlight=False)
+        self._write(dump_document(chosen) if self.format == "yaml" else json.dumps(chosen, indent=2, ensure_ascii=False) + "\n")
+
+    def _print(self, table: Table) -> None:
+        """Print a table without the blanks that fill its last column."""
+        with self.console.capture() as captured:
+            self.console.print(table, crop=False)
+        self._write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+    def _write(self, text: str) -> None:
+        self.console.file.write(text)
+        self.console.file.flush()
 
 
 def table_of(items: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Table:
@@ -95,6 +114,8 @@ def _cell(value: Any) -> Text:
         return Text("")
     if isinstance(value, (list, tuple)):
         return Text(", ".join(str(entry) for entry in value))
+    if isinstance(value, Mapping):
+        return Text(json.dumps(value, ensure_ascii=False))
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     return Text(str(value), style=COLOURS.get(str(value), ""))
@@ -104,7 +125,7 @@ def _compiled(query: str) -> Any:
     try:
         return jmespath.compile(query)
     except jmespath.exceptions.JMESPathError as error:
-        raise InvalidSpec(f"is not a JMESPath expression: {' '.join(str(error).split())}", field="--query", value=query) from None
+        raise click.BadParameter(f"is not a JMESPath expression: {' '.join(str(error).split())}", param_hint="--query") from None
 
 
 def key(name: str, *path: str) -> Column:

@@ -43,12 +43,16 @@ def load_profile(environment: Mapping[str, str]) -> Profile:
         raise InvalidSpec(f"can not be read: {error.strerror}", object=str(path)) from None
     if not isinstance(kept, Mapping) or not set(kept) <= {"url", "token", "ca"}:
         raise InvalidSpec("is not a mapping of url, token and ca", object=str(path), remedy="Write it again: domus login")
-    authority = environment.get("DOMUS_CA") or kept.get("ca")
-    return Profile(
-        url=str(environment.get("DOMUS_URL") or kept.get("url") or DEFAULT_URL),
-        token=str(environment.get("DOMUS_TOKEN") or kept.get("token") or ""),
-        authority=None if authority is None else str(authority),
-    )
+    known = str(kept.get("url") or DEFAULT_URL)
+    url = str(environment.get("DOMUS_URL") or known)
+    if not url.startswith("https://"):
+        raise InvalidSpec(
+            "is not an https URL: the token would be sent unencrypted", field="DOMUS_URL", value=url, remedy="Like https://manager.example.org:7002"
+        )
+    # A token is for the manager that gave it, and for no other.
+    ours = kept if url == known else {}
+    authority = environment.get("DOMUS_CA") or ours.get("ca")
+    return Profile(url, str(environment.get("DOMUS_TOKEN") or ours.get("token") or ""), None if authority is None else str(authority))
 
 
 def save_profile(profile: Profile, path: Path) -> None:

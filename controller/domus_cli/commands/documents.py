@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from domus_core.documents import LARGEST, dump_document, load_document
-from domus_core.errors import InvalidSpec
+from domus_core.errors import DomusError, InvalidSpec, Refused, error_from_dict
+from domus_core.rendering import render_value
 
 from ..changes import lines_of_plan
 from ..following import follow
@@ -18,6 +22,8 @@ from ..output import Output, key
 from .common import connect, with_output
 
 SOMETHING_TO_CHANGE = 2
+LONGEST_VALUE = 40
+PLAN_ID = re.compile(r"[0-9a-f-]{36}")
 PLAN_FORMAT = "domus-plan-1"
 
 
@@ -54,6 +60,8 @@ def apply_command(output: Output, plan: str | None, path: str | None, wait_for_a
 
 def _plan_id(plan: str) -> str:
     if not os.path.exists(plan):
+        if not PLAN_ID.fullmatch(plan):
+            raise InvalidSpec("is neither a file nor the id of a plan", object=plan, remedy="Make a plan with: domus plan -f FILE --out PLAN")
         return plan
     kept = json.loads(_read(plan)) if _read(plan).lstrip().startswith("{") else None
     if not isinstance(kept, dict) or kept.get("format") != PLAN_FORMAT:
@@ -68,26 +76,40 @@ def _plan_id(plan: str) -> str:
 def plan_command(output: Output, path: str, plan: str | None) -> int:
     """Show what applying a document would change; nothing is changed. Exit code 2: there is something to change."""
     made = connect().post("/api/v1/apply", _document(path), check=True)
-    if plan is not None:
-        Path(plan).write_text(json.dumps({"format": PLAN_FORMAT, "id": made["id"]}) + "\n", encoding="utf-8")
-    if output.for_people:
-        for line in lines_of_plan(made["objects"]):
-            output.console.print(line, soft_wrap=True)
-        if plan is not None and made["changed"]:
-            output.say(f"To carry out exactly this: domus apply {plan}")
-    else:
+    if not output.for_people:
         output.data(made)
+    elif not made["errors"]:
+        output.lines(lines_of_plan(made["objects"]))
+    if made["errors"]:
+        raise _refused(made["errors"])
+    if plan is not None:
+        _keep(plan, made["id"])
+        output.say(f"To carry out exactly this: domus apply {plan}")
     return SOMETHING_TO_CHANGE if made["changed"] else 0
 
 
-@click.command("drift")
+def _refused(errors: list[dict[str, Any]]) -> DomusError:
+    """What can not be done, all of it."""
+    made = [error_from_dict(error) for error in errors]
+    return made[0] if len(made) == 1 else Refused(made)
+
+
+def _keep(plan: str, plan_id: str) -> None:
+    try:
+        Path(plan).write_text(json.dumps({"format": PLAN_FORMAT, "id": plan_id}) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidSpec(f"can not be written: {error.strerror}", object=plan, remedy=f"The plan itself is kept: domus apply {plan_id}") from None
+
+
+@click.command("drift", short_help="Show where asked, recorded, defined and running differ.")
 @click.option("--server", metavar="NAME", help="Only on this server.")
 @with_output
 def drift_command(output: Output, server: str | None) -> int:
     """Show where what was asked for, what is recorded, what is defined and what runs differ. Exit code 2: they do somewhere."""
     found = list(connect().pages("/api/v1/drift", **({"server": server} if server else {})))
     rows = [{"kind": one["kind"], "name": one["name"], "server": one["server"], **field} for one in found for field in one["drift"]]
-    columns = [key(name, name) for name in ("kind", "name", "server", "field", "asked", "recorded", "defined", "running")]
+    columns = [key(name.upper(), name) for name in ("kind", "name", "server", "field")]
+    columns += [(name.upper(), functools.partial(_value, name)) for name in ("asked", "recorded", "defined", "running")]
     if output.for_people:
         output.rows(rows, columns, empty="No drift: everything is as it was asked for, defined and running alike.")
     else:
@@ -95,7 +117,13 @@ def drift_command(output: Output, server: str | None) -> int:
     return SOMETHING_TO_CHANGE if found else 0
 
 
-@click.command("adopt")
+def _value(name: str, row: Mapping[str, Any]) -> str:
+    """A value as people write it, and not longer than fits beside three others."""
+    text = "" if row.get(name) is None else render_value(str(row["field"]), row[name])
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+@click.command("adopt", short_help="Write the document of VMs that ran before Domus came.")
 @click.argument("names", nargs=-1, metavar="[VM ...]")
 @click.option("--server", required=True, metavar="NAME", help="The server they run on.")
 @click.option("--site", default="default", show_default=True, help="The site they will belong to.")

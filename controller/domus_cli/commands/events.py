@@ -63,4 +63,4 @@ def watch_command(output: Output) -> None:
             texts = [str(value(event) or "") for dummy_name, value in COLUMNS[1:]]
             output.say("  ".join(text for text in texts if text))
         else:
-            output.data(event)
+            output.line(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..following import follow, state_of
+from ..following import ENDED, follow, state_of
 from ..output import Output, key, moment
 from .common import connect, limit_option, listed, with_output
 
@@ -69,7 +69,12 @@ def cancel_command(output: Output, job: str) -> int:
     manager = connect()
     manager.post(f"{JOBS}/{job}/cancel", {})
     ended = manager.get(f"{JOBS}/{job}", wait=30)
-    output.say(f"job {job}: {state_of(ended)}") if output.for_people else output.data(ended)
+    if not output.for_people:
+        output.data(ended)
+    elif ended["state"] == "cancelled" or ended["state"] not in ENDED:
+        output.say(f"job {job}: {'cancelled' if ended['state'] == 'cancelled' else 'is being cancelled'}")
+    else:
+        output.say(f"job {job} had ended already: {state_of(ended)}")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import IO
 import click
 from click.shell_completion import get_completion_class
 from domus_core.clients.manager import ManagerClient
+from domus_core.errors import Unauthorized
 
 from ..profile import DEFAULT_URL, Profile, profile_path, save_profile
 
@@ -22,13 +23,17 @@ from ..profile import DEFAULT_URL, Profile, profile_path, save_profile
 def login_command(url: str, ca: str | None, user: str, password_file: IO[str] | None) -> None:
     """Get a token from the manager and keep it for the following commands."""
     password = password_file.read().rstrip("\n") if password_file else click.prompt(f"Password of {user}", hide_input=True)
-    made = ManagerClient(url, authority_path=ca, login=(user, password)).post("/api/v1/tokens", {"name": f"domus on {socket.gethostname()}"})
+    try:
+        made = ManagerClient(url, authority_path=ca, login=(user, password)).post("/api/v1/tokens", {"name": f"domus on {socket.gethostname()}"})
+    except Unauthorized as error:
+        error.remedy = "Try again; `domus-manager reset-password` on the manager makes a new one"
+        raise
     path = profile_path(os.environ)
     save_profile(Profile(url, str(made["token"]), ca), Path(path))
     click.echo(f"logged in to {url} as {user}; the token is in {path}")
 
 
-@click.command("completion")
+@click.command("completion", short_help="Print the shell's completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:

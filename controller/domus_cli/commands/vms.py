@@ -9,7 +9,7 @@ import click
 from domus_core.verbs import VERBS, Verb
 
 from ..console import attach
-from ..following import follow
+from ..following import follow_all
 from ..output import Output, key, moment, size
 from .common import completes, connect, limit_option, listed, with_output
 
@@ -17,7 +17,8 @@ VMS = "/api/v1/vms"
 
 
 def _waits(vm: Mapping[str, Any]) -> str:
-    marks = ["restart required"] if vm.get("restart_required") else []
+    marks = ["server offline"] if vm.get("stale") else []
+    marks += ["restart required"] if vm.get("restart_required") else []
     marks += ["drift"] if vm.get("drift") else []
     marks += ["conflict"] if vm.get("conflict") else []
     marks += ["request failed"] if (vm.get("request") or {}).get("state") == "failed" else []
@@ -43,6 +44,7 @@ FIELDS = [
     ("nics", lambda vm: [f"{one['name']} on {one.get('network') or one.get('bridge')} ({one.get('mac')})" for one in vm["spec"].get("nics", ())]),
     ("drift", lambda vm: [field["field"] for field in vm.get("drift") or ()]),
     ("notes", _waits),
+    ("request", lambda vm: ((vm.get("request") or {}).get("error") or {}).get("message")),
     moment("changed", "changed_at"),
 ]
 
@@ -91,7 +93,7 @@ def _add_verb(verb: Verb) -> None:
         manager = connect()
         body = {"force": force, **({"timeout": timeout} if timeout is not None else {})}
         jobs = [manager.post(f"{VMS}/{vm}/{verb.name}", body) for vm in vms]
-        return max(follow(manager, job, output, wait=not no_wait) for job in jobs)
+        return follow_all(manager, jobs, output, wait=not no_wait)
 
 
 for _verb in VERBS.values():

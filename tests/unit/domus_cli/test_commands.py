@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from domus_core.verbs import VERBS
 from .conftest import JOB, PLANNED, VM, FakeManager, Said
 
 Domus = Callable[..., Said]
+PLAN = "11111111-0000-4000-8000-000000000000"
 
 
 def ended(**more: object) -> dict[str, object]:
@@ -42,7 +45,7 @@ def test_every_list_has_a_machine_form(manager: FakeManager, domus: Domus, forma
 def test_a_query_chooses(manager: FakeManager, domus: Domus) -> None:
     manager.answers["GET", "/api/v1/vms"] = {"items": [VM]}
     assert domus("vm", "list", "--query", "[].name").json() == ["web1"]
-    assert domus("vm", "list", "--query", "[").code == 1
+    assert domus("vm", "list", "--query", "[").code == 64
 
 
 def test_an_empty_list_says_so(manager: FakeManager, domus: Domus) -> None:
@@ -81,7 +84,7 @@ def test_every_kind_has_a_list(manager: FakeManager, domus: Domus) -> None:
 def test_a_plan_is_shown_and_tells_by_its_code(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     document, kept = tmp_path / "site.yml", tmp_path / "plan"
     document.write_text("vms: [{name: web1, memory: 256MiB}]")
-    manager.answers["POST", "/api/v1/apply"] = {"id": "p1", "changed": True, "objects": PLANNED}
+    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": True, "objects": PLANNED, "errors": []}
     said = domus("plan", "-f", str(document), "--out", str(kept))
     assert said.code == 2
     assert manager.asked == [("POST", "/api/v1/apply", {"vms": [{"name": "web1", "memory": "256MiB"}]}, {"check": True})]
@@ -90,15 +93,54 @@ def test_a_plan_is_shown_and_tells_by_its_code(manager: FakeManager, domus: Domu
     assert "- vm old on s1: to be deleted (kill)" in said.out
     assert "same" not in said.out
     assert "Plan: 1 to create, 1 to change, 1 to delete." in said.out
-    manager.answers["POST", "/api/v1/plans/p1/apply"] = ended()
+    manager.answers["POST", f"/api/v1/plans/{PLAN}/apply"] = ended()
     assert domus("apply", str(kept)).code == 0
 
 
 def test_a_plan_with_nothing_to_do_is_zero(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     (tmp_path / "site.yml").write_text("{}")
-    manager.answers["POST", "/api/v1/apply"] = {"id": "p1", "changed": False, "objects": []}
+    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": False, "objects": [], "errors": []}
     said = domus("plan", "-f", str(tmp_path / "site.yml"))
     assert (said.code, said.out) == (0, "No changes. The servers match the document.\n")
+
+
+def test_a_plan_that_can_not_be_carried_out_says_why_and_is_no_plan(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    (tmp_path / "site.yml").write_text("{}")
+    errors = [Conflict("a disk can not shrink", object=f"vm {name}", field="disks[data].size").as_dict() for name in ("db1", "db2")]
+    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": False, "objects": [], "errors": errors}
+    said = domus("plan", "-f", str(tmp_path / "site.yml"), "--out", str(tmp_path / "kept"))
+    assert said.code == 1 and said.out == "" and "vm db1 disks[data].size: a disk can not shrink" in said.err and "vm db2" in said.err
+    assert not (tmp_path / "kept").exists()
+    assert domus("plan", "-f", str(tmp_path / "site.yml"), "-o", "json").json()["errors"] == errors
+
+
+def test_what_is_neither_a_plan_nor_a_file_is_told(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    assert "neither a file nor the id of a plan" in domus("apply", "missing.plan").err
+    (tmp_path / "site.yml").write_text("{}")
+    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": True, "objects": PLANNED, "errors": []}
+    said = domus("plan", "-f", str(tmp_path / "site.yml"), "--out", "/nonexistent/plan")
+    assert said.code == 1 and "No such file or directory" in said.err and PLAN in said.err
+
+
+def test_several_vms_are_one_list_for_programs(manager: FakeManager, domus: Domus) -> None:
+    for name in ("web1", "db1"):
+        manager.answers["POST", f"/api/v1/vms/{name}/start"] = ended(id=name)
+    assert [job["id"] for job in domus("vm", "start", "web1", "db1", "-o", "json").json()] == ["web1", "db1"]
+
+
+def test_drift_of_large_values_stays_readable(manager: FakeManager, domus: Domus) -> None:
+    disk = {"name": "data", "bus": "virtio", "file": "demo/VirtualDisks/a-very-long-name-of-a-disk.qcow2", "size": 1 << 30}
+    fields = [{"field": "disks[data]", "asked": disk, "recorded": disk, "defined": None, "running": None}]
+    fields.append({"field": "memory", "asked": None, "recorded": 200 << 20, "defined": 180 << 20, "running": None})
+    manager.answers["GET", "/api/v1/drift"] = {"items": [{**VM, "drift": fields}]}
+    lines = domus("drift").out.splitlines()
+    assert all(len(line) < 160 and line == line.rstrip() for line in lines)
+    assert lines[1].startswith("vm    web1  s1") and "200MiB" in lines[2] and "180MiB" in lines[2]
+
+
+def test_an_output_that_can_not_be_written_is_told(manager: FakeManager) -> None:
+    done = subprocess.run(["/bin/sh", "-c", f"{sys.executable} -m domus_cli --help >/dev/full"], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_document_is_no_plan(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
@@ -138,7 +180,7 @@ def test_a_job_that_did_not_succeed_is_a_failure(manager: FakeManager, domus: Do
     error = {"code": "conflict", "message": "is in use", "object": "vm web1", "remedy": "Stop it"}
     manager.answers["POST", "/api/v1/vms/web1/start"] = {**JOB, "state": state, "error": error}
     said = domus("vm", "start", "web1")
-    assert said.code == 1 and "error: vm web1: is in use. Stop it" in said.out
+    assert said.code == 1 and "error (conflict): vm web1: is in use. Stop it" in said.out
 
 
 def test_interrupting_leaves_the_job_and_says_how_to_follow_it(manager: FakeManager, domus: Domus) -> None:

@@ -34,3 +34,11 @@ def test_a_damaged_file_is_told(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(InvalidSpec):
         load_profile({"DOMUS_CONFIG": str(path)})
+
+
+def test_a_token_is_sent_to_no_other_manager_and_never_unencrypted(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.yml"
+    save_profile(Profile("https://m:7002", "kept", "/ca.pem"), kept)
+    assert load_profile({"DOMUS_CONFIG": str(kept), "DOMUS_URL": "https://other:7002"}) == Profile("https://other:7002", "", None)
+    with pytest.raises(InvalidSpec, match="unencrypted"):
+        load_profile({"DOMUS_CONFIG": str(kept), "DOMUS_URL": "http://m:7002"})
