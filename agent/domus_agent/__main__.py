@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Optional
+from typing import NoReturn, Optional
 
 from domus_core.errors import DomusError
 from domus_core.model.kinds import BY_NAME
@@ -14,11 +14,20 @@ from . import commands
 from .config import VERSION, load_config
 from .output import complain
 
-INTERRUPTED = 130
+USAGE, INTERRUPTED = 64, 130
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A command line that ends with EX_USAGE (sysexits.h) when it is wrong: 2 says that a plan has something to change."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"error: {message}\n")
 
 
 def main(arguments: Optional[list[str]] = None) -> int:
-    """Do what the command line says; 0: done, or nothing to change, 2: a plan with something to change, 1: failed."""
+    """Do what the command line says; 0: done, or nothing to change, 2: a plan with something to change, 1: failed, 64: wrong usage."""
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(load_config(), options)
@@ -32,13 +41,13 @@ def main(arguments: Optional[list[str]] = None) -> int:
     return commands.FAILED
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line."""
-    made = argparse.ArgumentParser(prog="domus-agent", description=__doc__)
+    made = CommandLine(prog="domus-agent", description=__doc__)
     made.add_argument("--version", action="version", version=VERSION)
     subparsers = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: commands.Command, text: str) -> argparse.ArgumentParser:
+    def add(name: str, run: commands.Command, text: str) -> CommandLine:
         one = subparsers.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
@@ -66,7 +75,7 @@ def _add_verb(one: argparse.ArgumentParser) -> None:
 
 
 def _add_document(one: argparse.ArgumentParser) -> None:
-    one.add_argument("document", help="the site document, YAML or JSON")
+    one.add_argument("-f", "--file", required=True, metavar="FILE", help="the site document, YAML or JSON; - is standard input")
     one.add_argument("--server", metavar="NAME", help="only what concerns the server of this name (default: the name that its manager gave it)")
 
 

@@ -27,7 +27,7 @@ PATH = "/agent/v1/callback"
 BATCH_SECONDS = 0.02
 BATCH_RECORDS = 500
 # When so many come at a time they are gathered for longer: each request costs as much as a good deal of records.
-MANY, MANY_SECONDS = 20, 0.1
+MANY, MANY_SECONDS = 20, 0.05
 TIMEOUT = 15.0
 LAST_SECONDS = 3.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
@@ -20,13 +20,14 @@ from domus_core.model.document import DEFAULT_SITE, Site, parse_document
 from domus_core.model.quantities import format_size
 from domus_core.owner import owner
 from domus_core.planning.reconcile import plan
-from domus_core.rendering import render_plan
+from domus_core.rendering import counted, render_plan
 from domus_core.verbs import VERBS, carry_out_verb, plan_verb
 
 from . import contact, forced_changes
 from .config import VERSION, AgentConfig
 from .output import complain, print_text, remark, show, show_one
-from .ownership import Ownership
+from .output import findings as render_findings
+from .ownership import Ownership, read_identity
 from .store import AgentStore
 
 DONE, FAILED, CHANGES = 0, 1, 2
@@ -41,17 +42,20 @@ def serve(config: AgentConfig, options: argparse.Namespace) -> int:
 
 def status(config: AgentConfig, options: argparse.Namespace) -> int:
     """Tell who this server is, whose it is, and how its agent, libvirt and the way to the manager are."""
-    with _known(config) as (store, ownership):
-        counts, heard = store.counts(), contact.last_heard(config.directory)
+    identity = read_identity(config.directory)
+    serving, url, heard = is_serving(config.directory), identity["url"], contact.last_heard(config.directory)
+    with _database(config) as store:
+        counts = store.counts()
         told = {
-            "server": ownership.server_id,
+            "server": identity["server"],
             "version": VERSION,
-            "agent": "running" if is_serving(config.directory) else "not running",
-            "manager": ownership.url or None,
-            "manager_id": ownership.manager,
-            "name": ownership.name or None,
-            "take_over_with": "domus-agent secret" if not ownership.owned else None,
-            "manager_heard": _moment(heard),
+            "agent": "running" if serving else "not running",
+            "manager": url,
+            "manager_id": identity["manager"],
+            "name": identity["name"],
+            "take_over_with": "domus-agent secret" if url is None else None,
+            "manager_heard": None if heard is None else contact.moment(heard),
+            "manager_problem": contact.silence(config.directory, url) if serving and url else None,
             "waiting_for_manager": counts["outbox"],
             "objects": counts["objects"],
             "operations_under_way": len(store.unfinished()),
@@ -64,7 +68,8 @@ def status(config: AgentConfig, options: argparse.Namespace) -> int:
 
 def secret(config: AgentConfig, options: argparse.Namespace) -> int:
     """Print `fingerprint:secret`, with which a manager takes this server over. Raises Conflict on a server that has one."""
-    with _known(config) as (dummy, ownership):
+    with _database(config) as store:
+        ownership = Ownership(config.directory, config.state_directory, store)
         invitation = ownership.invitation()
         if invitation is None:
             raise Conflict("belongs to a manager already", object="server", value=ownership.url, remedy="Have that manager release it first")
@@ -74,9 +79,10 @@ def secret(config: AgentConfig, options: argparse.Namespace) -> int:
 
 def list_objects(config: AgentConfig, options: argparse.Namespace) -> int:
     """List the objects of a kind as they are now."""
-    with _server(config) as driver, _known(config) as (dummy, ownership):
+    identity = read_identity(config.directory)
+    with _server(config) as driver:
         found = dict(driver.read(Site(DEFAULT_SITE, {})).all(options.kind))
-        described = [describe(options.kind, key, one, ownership.server_id) for key, one in sorted(found.items())]
+        described = [describe(options.kind, key, one, identity["server"]) for key, one in sorted(found.items())]
         for one in described:
             if one["kind"] == "vm" and one["state"] == "running":
                 one["measured"]["addresses"] = list(driver.addresses(one["key"]))
@@ -90,6 +96,7 @@ def list_objects(config: AgentConfig, options: argparse.Namespace) -> int:
 def verb(config: AgentConfig, options: argparse.Namespace) -> int:
     """Carry out a verb on each of the VMs; those that fail do not stop the others."""
     exit_code, rows = DONE, []
+    read_identity(config.directory)
     with _server(config) as driver:
         for vm in options.vms:
             try:
@@ -99,6 +106,7 @@ def verb(config: AgentConfig, options: argparse.Namespace) -> int:
                     raise result.error
                 rows.append({"name": result.key, "changed": result.changed, "state": result.found.state.state if result.found else None})
             except DomusError as error:
+                error.remedy = error.remedy.replace("force_stop: true", "--force")  # what a document says, as this command line says it
                 complain(error.located(f"vm {vm}"), options.output)
                 exit_code = FAILED
     if rows:
@@ -126,7 +134,7 @@ def apply_document(config: AgentConfig, options: argparse.Namespace) -> int:
         print_text(json.dumps({**report.as_dict(), "fingerprint": report.fingerprint}, indent=2))
     else:
         changed = sum(result.changed for result in report.results)
-        print_text(f"{changed} objects changed, {len(report.errors)} failed" if changed or report.errors else "nothing to change")
+        print_text(f"{counted(changed, 'object')} changed, {len(report.errors)} failed" if changed or report.errors else "nothing to change")
     for error in report.errors:
         complain(error, options.output)
     return FAILED if report.errors else DONE
@@ -137,7 +145,8 @@ def doctor(config: AgentConfig, options: argparse.Namespace) -> int:
     from .doctor import FAIL, examine
 
     findings = examine(config)
-    show([finding.as_dict() for finding in findings], options.output)
+    told = [finding.as_dict() for finding in findings]
+    print_text(json.dumps(told, indent=2) if options.output == "json" else render_findings(told, shutil.get_terminal_size().columns))
     return FAILED if any(finding.verdict == FAIL for finding in findings) else DONE
 
 
@@ -161,21 +170,18 @@ def _server(config: AgentConfig) -> Iterator[LibvirtDriver]:
 
 
 @contextlib.contextmanager
-def _known(config: AgentConfig) -> Iterator[tuple[AgentStore, Ownership]]:
-    """The agent's database and identity, beside a running agent or without one. Raises DomusError."""
+def _database(config: AgentConfig) -> Iterator[AgentStore]:
+    """The agent's database, beside a running agent or without one. Raises DomusError."""
     try:
         with contextlib.closing(AgentStore(config.directory)) as store:
-            yield store, Ownership(config.directory, config.state_directory, store)
+            yield store
     except PermissionError as error:
         raise DomusError(f"may not be read: {error.strerror}", object=error.filename or config.directory, remedy="Run this as root") from None
 
 
 def _site(config: AgentConfig, options: argparse.Namespace) -> Site:
-    server: Optional[str] = options.server
-    if server is None:
-        with _known(config) as (dummy, ownership):
-            server = ownership.name or None
-    return parse_document(read_document(options.document), server=server)
+    name: Optional[str] = read_identity(config.directory)["name"]
+    return parse_document(read_document("/dev/stdin" if options.file == "-" else options.file), server=options.server or name)
 
 
 def _foreseen(driver: LibvirtDriver, vm: str, options: argparse.Namespace) -> list[str]:
@@ -209,10 +215,6 @@ def _row(described: dict[str, Any]) -> dict[str, Any]:
     if described["restart_required"]:
         row["state"] += " (restart required)"
     return row
-
-
-def _moment(at: Optional[float]) -> Optional[str]:
-    return None if at is None else datetime.datetime.fromtimestamp(at, datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 Command = Callable[[AgentConfig, argparse.Namespace], int]

@@ -23,6 +23,7 @@ from .observer import Observer
 from .operations import Operations
 from .ownership import Ownership
 from .rpc import Door
+from .service import advice
 from .statistics import Statistics
 from .store import AgentStore
 
@@ -135,5 +136,5 @@ def _only_one(directory: str) -> Iterator[Any]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DriverError("an agent runs already on this directory", object=directory, remedy="systemctl status domus-agent") from None
+            raise DriverError("an agent runs already on this directory", object=directory, remedy=advice("status", "End that one first")) from None
         yield file

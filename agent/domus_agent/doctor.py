@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
-from domus_core.errors import DomusError
+from domus_core.errors import DomusError, NotFound
 from domus_core.libvirt_driver.bounded import bounded
 from domus_core.libvirt_driver.connection import connect
 from domus_core.libvirt_driver.kvm_probe import usable_kvm
@@ -27,8 +27,10 @@ from domus_core.model.quantities import format_size
 
 from .commands import is_serving
 from .config import AgentConfig
-from .ownership import Ownership
-from .store import FILE, AgentStore
+from .contact import silence
+from .ownership import manager_context, read_identity
+from .service import advice
+from .store import FILE
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 LIMIT = 15.0
@@ -90,12 +92,37 @@ def _packages(config: AgentConfig) -> _Told:
 def _agent(config: AgentConfig) -> _Told:
     if is_serving(config.directory):
         return (OK, "runs", "")
-    return (WARN, "does not run: the manager sees this server as offline; its VMs go on", "systemctl enable --now domus-agent")
+    try:
+        read_identity(config.directory)
+    except NotFound as error:
+        return (WARN, error.message, error.remedy)
+    return (WARN, "does not run: the manager sees this server as offline; its VMs go on", advice("enable --now", "Start it: domus-agent serve"))
+
+
+def _managers_url(config: AgentConfig) -> Optional[str]:
+    try:
+        url: Optional[str] = read_identity(config.directory)["url"]
+    except NotFound:
+        return None
+    return url
+
+
+def _manager(config: AgentConfig) -> _Told:
+    url = _managers_url(config)
+    if url is None:
+        return (OK, "there is none yet", "")
+    silent = silence(config.directory, url)
+    return (WARN, silent, "Is the agent running, the manager up, and its name known here?") if silent else (OK, f"{url} answers", "")
 
 
 def _facts(config: AgentConfig) -> dict[str, Any]:
     with contextlib.closing(connect(config.uri)) as connection:
-        return read_server(connection, virtualization_setting="auto", state_directory=config.state_directory)
+        return read_server(connection, virtualization_setting="auto", state_directory=_cache(config))
+
+
+def _cache(config: AgentConfig) -> str:
+    """Where answers are kept; looking at a server where no agent has been set up makes no directory."""
+    return config.state_directory if os.path.isdir(config.state_directory) else os.devnull
 
 
 def _libvirt(config: AgentConfig) -> _Told:
@@ -122,7 +149,7 @@ def _kvm(config: AgentConfig) -> _Told:
             "Switch on virtualization (VT-x, AMD-V) in the firmware, or nested virtualization on the host of this machine",
         )
     emulator = _facts(config)["emulator"]
-    if not emulator or not usable_kvm(emulator, config.state_directory):
+    if not emulator or not usable_kvm(emulator, _cache(config)):
         return (WARN, f"/dev/kvm is there, but no guest runs under it: {slow}", "Look for kvm in dmesg; on a virtual machine, ask for nested virtualization")
     return (OK, "a probe guest ran under /dev/kvm", "")
 
@@ -148,14 +175,13 @@ def _places(config: AgentConfig) -> Iterable[str]:
 
 
 def _clock(config: AgentConfig) -> _Told:
-    with contextlib.closing(AgentStore(config.directory)) as store:
-        ownership = Ownership(config.directory, config.state_directory, store)
-        if not ownership.owned:
-            return (OK, "there is no manager to compare it with", "")
-        try:
-            theirs = _managers_time(ownership.url, ownership.client_context())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            return (WARN, f"the manager at {ownership.url} can not be asked: {error}", "Is it up, and does its name resolve here?")
+    url = _managers_url(config)
+    if url is None:
+        return (OK, "there is no manager to compare it with", "")
+    try:
+        theirs = _managers_time(url, manager_context(os.path.join(config.directory, "identity")))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return (WARN, f"the manager at {url} can not be asked: {error}", "Is it up, and does its name resolve here?")
     return judge_clock(abs(time.time() - theirs) - 1)  # HTTP tells whole seconds
 
 
@@ -202,7 +228,7 @@ def _database(config: AgentConfig) -> _Told:
     return (
         FAIL,
         f"{path}: {problem}",
-        "systemctl restart domus-agent: it keeps the damaged file aside and begins a new one; the manager is told everything again",
+        f"{advice('restart', 'Start the agent again')}: it keeps the damaged file aside and begins a new one; the manager is told everything again",
     )
 
 
@@ -218,6 +244,7 @@ def _damage(path: str) -> Optional[str]:
 CHECKS: dict[str, Callable[[AgentConfig], _Told]] = {
     "packages": _packages,
     "agent": _agent,
+    "manager": _manager,
     "libvirt": _libvirt,
     "qemu": _qemu,
     "kvm": _kvm,

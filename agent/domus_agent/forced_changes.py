@@ -6,15 +6,18 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import time
 from collections.abc import Sequence
 from typing import Any, Callable
 
 from domus_core.errors import DriverError
 
+from .contact import moment
+
 FILE = "forced-changes.jsonl"
 LONGEST = 1 << 20
-MOST_ACTIONS = 100
+MOST_ACTIONS = 10
 
 
 def write_down(state_directory: str, site: str, actions: Sequence[str]) -> None:
@@ -30,7 +33,10 @@ def write_down(state_directory: str, site: str, actions: Sequence[str]) -> None:
 
 
 def take_forced_changes(state_directory: str, report: Callable[[list[dict[str, Any]]], bool]) -> None:
-    """Report the changes that are in the file, then empty it; if they could not be reported, it stays as it is."""
+    """Report the changes that are in the file, then empty it; if they could not be reported, it stays as it is.
+
+    Each is {at: RFC 3339, user: name, site, actions: "start vm a, stop vm b and 3 more"}.
+    """
     path = os.path.join(state_directory, FILE)
     with contextlib.suppress(OSError):
         if os.path.getsize(path):
@@ -48,6 +54,15 @@ def take_forced_changes(state_directory: str, report: Callable[[list[dict[str, A
 def _change(line: bytes) -> dict[str, Any]:
     try:
         change = json.loads(line)
-    except ValueError:
-        change = None
-    return change if isinstance(change, dict) else {"unreadable": line[:80].decode(errors="replace")}
+        actions = [str(action) for action in change["actions"][:MOST_ACTIONS]]
+        more = f" and {change['count'] - len(actions)} more" if change["count"] > len(actions) else ""
+        return {"at": moment(change["at"]), "user": _user(change["user"]), "site": str(change["site"]), "actions": ", ".join(actions) + more}
+    except (ValueError, TypeError, KeyError, OverflowError, OSError):
+        return {"unreadable": line[:80].decode(errors="replace")}
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)

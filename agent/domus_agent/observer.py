@@ -19,6 +19,7 @@ from domus_core.libvirt_driver.virtual_disk import read_virtual_disks
 
 from .addresses import AddressBook
 from .config import AgentConfig
+from .damping import Damper
 from .domain_states import Domain, differences, list_domains
 from .forced_changes import take_forced_changes
 from .libvirt_events import BACK, LOST, LibvirtEvents, Seen
@@ -48,6 +49,7 @@ class Observer:
         self._busy = busy
         self._seen: queue.SimpleQueue[Optional[Seen]] = queue.SimpleQueue()
         self._events = LibvirtEvents(config.uri, self._seen.put)
+        self._damper = Damper()
         self._addresses = AddressBook(self._look_up, self._address_changed)
         self._domains: Optional[dict[str, Domain]] = None
         self._suspects: dict[str, tuple[Seen, ...]] = {}
@@ -120,11 +122,12 @@ class Observer:
 
     def _record(self) -> None:
         """Put what was seen into the outbox: everything that waits, in one transaction."""
-        batch = [self._seen.get()]
+        batch: list[Optional[Seen]] = []
         with contextlib.suppress(queue.Empty):
+            batch.append(self._seen.get(timeout=self._damper.wait()))
             while len(batch) < EVENTS_AT_ONCE:
                 batch.append(self._seen.get_nowait())
-        self._tell([seen for seen in batch if seen is not None])
+        self._tell(self._damper.let_pass(seen for seen in batch if seen is not None))
 
     def _tell(self, batch: list[Seen]) -> None:
         with self._store.transaction():

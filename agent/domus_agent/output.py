@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,22 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [[name.replace("_", " ").upper() for name in rows[0]], *([cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(rows[0]))]
     return "\n".join("  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines)
+
+
+def findings(rows: Sequence[Mapping[str, Any]], width: int) -> str:
+    """What the doctor found: verdict, check and message in columns that wrap, what to do below."""
+    names = max(len(row["check"]) for row in rows)
+    lines = []
+    for row in rows:
+        head = f"{row['verdict']:<4}  {row['check']:<{names}}  "
+        lines += _wrapped(head, cell(row["message"]), width)
+        lines += _wrapped(f"{'':<{len(head)}}-> ", cell(row["remedy"]), width) if row["remedy"] else []
+    return "\n".join(lines)
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    indent = " " * len(head)
+    return textwrap.wrap(text, max(width, len(head) + 20), initial_indent=head, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def cell(value: Any) -> str:

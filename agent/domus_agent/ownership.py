@@ -26,6 +26,8 @@ from domus_core import owner
 from domus_core.clients.wire import manager_urn, server_urn
 from domus_core.errors import Conflict, DriverError, Forbidden, InvalidSpec, NotFound, Unauthorized
 
+from .config import VARIABLE
+from .service import advice
 from .store import AgentStore
 
 WRONG_TRIES = 5
@@ -175,11 +177,7 @@ class Ownership:
 
     def client_context(self) -> ssl.SSLContext:
         """TLS to the manager: our certificate, and the CA that its web server must be signed by."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(self._path("callback_authority.pem"))
-        context.load_cert_chain(self._path("certificate.pem"), self._path("key.pem"))
-        return context
+        return manager_context(self.directory)
 
     def _server_context(self) -> ssl.SSLContext:
         """TLS for those who call: who owns us must show a certificate of the owner's CA."""
@@ -198,7 +196,7 @@ class Ownership:
         if self._wrong >= WRONG_TRIES:
             self._wrong = 0
             self._write("secret", secrets.token_hex(16))
-        raise Unauthorized("that is not this server's secret", field="secret", remedy="Take the one that `domus-agent status` shows on the server now")
+        raise Unauthorized("that is not this server's secret", field="secret", remedy="Take the one that `domus-agent secret` shows on the server now")
 
     def _check_certificates(self, authority: str, callback_authority: str, certificate: str) -> None:
         """Look before anything is written: what does not fit would lock everybody out. Raises InvalidSpec."""
@@ -289,10 +287,22 @@ def read_identity(directory: str) -> dict[str, Any]:
             with open(os.path.join(files, "certificate.pem"), encoding="utf-8") as file, open(os.path.join(files, "secret"), encoding="utf-8") as secret:
                 told["invitation"] = f"{fingerprint_of(file.read())}:{secret.read().strip()}"
     except FileNotFoundError:
-        raise NotFound("the agent was never started on this server", object=files, remedy="systemctl start domus-agent") from None
+        raise NotFound(
+            f"no agent has been set up in {directory}",
+            remedy=f"Start it: {advice('start', 'domus-agent serve')}; if its settings are elsewhere, name them: {VARIABLE}=FILE",
+        ) from None
     except (OSError, ValueError, TypeError) as error:
         raise DriverError(f"can not be read: {error}", object=files, remedy="Ask as root") from None
     return told
+
+
+def manager_context(identity: str) -> ssl.SSLContext:
+    """TLS to the manager, from the files in an agent's directory `identity`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(os.path.join(identity, "callback_authority.pem"))
+    context.load_cert_chain(os.path.join(identity, "certificate.pem"), os.path.join(identity, "key.pem"))
+    return context
 
 
 def fingerprint_of(certificate_pem: str) -> str:

@@ -81,6 +81,8 @@ def _tell(job: Mapping[str, Any], output: Output) -> None:
         if one.get("restart_required"):
             output.say(f"  {one['kind']} {one['name']}: waits for a restart: {', '.join(one['restart_required'])}")
     output.say(f"job {job['id']}: {state_of(job)}")
-    error = job.get("error")
-    if error:
-        output.say(f"error ({error.get('code', 'error')}): {error_from_dict(error)}")
+    error = job.get("error") or {}
+    for one in error.get("errors") or ([error] if error else []):
+        output.say(f"error ({one.get('code', 'error')}): {error_from_dict(one)}")
+    if job["state"] in ("failed", "cancelled") and job["kind"] == "apply":
+        output.say(f"To do it again: domus job relaunch {job['id']}")

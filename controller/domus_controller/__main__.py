@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import grp
 import os
 import pwd
@@ -10,9 +11,9 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import NoReturn, Optional
 from urllib.parse import urlsplit
 
 from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound
@@ -25,28 +26,46 @@ PASSWORD_BYTES = 15
 # What people give their browsers and tools to trust the manager's address.
 WEB_AUTHORITY = "web-ca.pem"
 
+USAGE = 64
+
 Command = Callable[[ManagerConfig, argparse.Namespace], int]
 
 
+class CommandLine(argparse.ArgumentParser):
+    """A command line that ends with EX_USAGE (sysexits.h) when it is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"error: {message}\n")
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Carry one command out; the result is the exit code: 0 done, 1 failed, 2 the command line is wrong."""
+    """Carry one command out; the result is the exit code: 0 done, 1 failed, 64 the command line is wrong."""
     options = _parser().parse_args(arguments)
     try:
         command: Command = options.command
-        return command(load_config(options.config), options)
+        config = load_config(options.config)
+        options.started_by_root = os.geteuid() == 0
+        if command not in (_runner, _backup, _restore):
+            become_owner(config.directory, config.run_directory)
+        return command(config, options)
     except DomusError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename or 'the output'}: {error.strerror}\n")
         return 1
     except KeyboardInterrupt:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="domus-manager", description="Run and look after a Domus manager.")
+def _parser() -> CommandLine:
+    parser = CommandLine(prog="domus-manager", description="Run and look after a Domus manager.")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DOMUS_MANAGER_CONFIG, else /etc/domus/manager.yml)")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, command: Command, help: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, help: str) -> CommandLine:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(command=command)
         return made
@@ -68,11 +87,47 @@ def _parser() -> argparse.ArgumentParser:
     password = add("reset-password", _reset_password, "Give a user a new password, which is shown once")
     password.add_argument("--user", default=ADMINISTRATOR, help="(default: %(default)s)")
     password.add_argument("--password-stdin", action="store_true", help="read it from standard input")
-    add("backup", _backup, "Write a checked copy of the database").add_argument("path", type=Path, help="the file to write")
+    add("backup", _backup, "Write a checked copy of the database").add_argument("path", type=Path, help="the file to write, which must not be there yet")
     add("restore", _restore, "Put a backup in the place of the database; the manager must be stopped").add_argument("path", type=Path, help="the backup")
     add("verify-audit", _verify_audit, "Check that no job's record was altered or removed")
     add("nginx-conf", _nginx_conf, "Write nginx's configuration into the run directory and say where")
     return parser
+
+
+def become_owner(directory: Path, run_directory: Path) -> None:
+    """As root, become the account that the manager's directory belongs to for good, so that the manager can use what is written.
+
+    It gets the run directory if there is none yet. Nothing changes when the directory is root's, or not there.
+    """
+    if os.geteuid() != 0 or not directory.exists() or (found := directory.stat()).st_uid == 0:
+        return
+    if not run_directory.exists():
+        run_directory.mkdir(parents=True)
+        os.chown(run_directory, found.st_uid, found.st_gid)
+    try:
+        account = pwd.getpwuid(found.st_uid)
+        os.initgroups(account.pw_name, account.pw_gid)
+        os.setgid(account.pw_gid)
+    except KeyError:
+        os.setgroups([])
+        os.setgid(found.st_gid)
+    os.setuid(found.st_uid)
+
+
+@contextlib.contextmanager
+def _as_owner(directory: Path) -> Iterator[None]:
+    """As root, act for a while as the account that the directory belongs to: files that are made meanwhile are its own."""
+    found = directory.stat()
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setegid(found.st_gid)
+    os.seteuid(found.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def _say(text: str) -> None:
@@ -204,7 +259,8 @@ def _backup(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .store.database import Store
 
     _require_set_up(config)
-    store = Store(config.directory)
+    with _as_owner(config.directory):
+        store = Store(config.directory)
     try:
         _say(str(backup(store, options.path)))
     finally:
@@ -215,7 +271,8 @@ def _backup(config: ManagerConfig, options: argparse.Namespace) -> int:
 def _restore(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .store.backup import restore
 
-    kept = restore(options.path, config.directory)
+    # The backup may be root's alone; what takes its place must be the manager's.
+    kept = restore(options.path, config.directory, opened=lambda: become_owner(config.directory, config.run_directory))
     _say("The backup is in place." + (f" What was there is kept: {kept}" if kept else ""))
     return 0
 
@@ -232,7 +289,8 @@ def _verify_audit(config: ManagerConfig, options: argparse.Namespace) -> int:
         store.close()
     for problem in found["problems"]:
         _say(problem)
-    _say(f"{found['jobs']} jobs, head {found['head']}")
+    verdict = "damaged" if found["problems"] else "ok"
+    _say(f"{verdict}: {found['jobs']} jobs, head {found['head']}")
     return 1 if found["problems"] else 0
 
 
@@ -254,14 +312,14 @@ def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
         certificate=str(certificate),
         key=str(key),
         authorities=str(authorities),
-        user=f"{owner.pw_name} {grp.getgrgid(owner.pw_gid).gr_name}" if os.geteuid() == 0 else None,
+        user=f"{owner.pw_name} {grp.getgrgid(owner.pw_gid).gr_name}" if options.started_by_root else None,
     )
     try:
         config.run_directory.mkdir(parents=True, exist_ok=True)
         authorities.write_text(authority.servers_ca_pem + authority.people_ca_pem, encoding="ascii")
         path.write_text(nginx_configuration(web), encoding="utf-8")
     except OSError as error:
-        raise Conflict(f"can not be written: {error.strerror}", object=f"file {error.filename}", remedy="Run it as the manager's account") from None
+        raise Conflict(f"can not be written: {error.strerror}", object=f"file {error.filename}", remedy="Run it as root, or as the manager's account") from None
     _say(str(path))
     return 0
 

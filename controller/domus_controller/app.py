@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from domus_core.errors import DomusError
+from domus_core.errors import DomusError, printable
 from flask import Flask, Request, Response, g, request
 from flask_sock import Sock
 from werkzeug.exceptions import HTTPException
@@ -33,6 +33,7 @@ from .security.sealing import Sealing
 from .store.database import Store
 
 LARGEST_BODY = 64 << 20
+LONGEST_ASKED = 200
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
 # With this code of a worker gunicorn ends as a whole, and does not try again at once.
@@ -169,7 +170,7 @@ def _answer_errors(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
-        return problem_answer(from_http(error))
+        return problem_answer(from_http(error, printable(f"{request.method} {request.path}")[:LONGEST_ASKED]))
 
     @app.errorhandler(Exception)
     def unknown(error: Exception) -> Response:

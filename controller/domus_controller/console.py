@@ -6,9 +6,11 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import simple_websocket
+from domus_core.errors import DomusError
 
 if TYPE_CHECKING:
     from .api.call import Call
@@ -18,6 +20,8 @@ LARGEST_MESSAGE = 1 << 16
 SLOWEST_READER = 20
 LOOK_SECONDS = 1.0
 INTERNAL_ERROR = 1011
+# Free for programs: RFC 6455 7.4.2.
+TAKEN_OVER = 4001
 LONGEST_REASON = 120
 SERVER_OPTIONS = {"ping_interval": PING_SECONDS, "max_message_size": LARGEST_MESSAGE}
 
@@ -29,9 +33,71 @@ def relay_console(call: Call, vm: Any, force: bool, caller: Any) -> None:
     """
     give_back = call.parts.consoles.take()
     try:
-        _relay(caller, call.parts.agents.console(vm["server_id"], vm["id"], force=force), call.parts.ending)
+        agent = _taken(call, vm) if force else call.parts.agents.console(vm["server_id"], vm["id"], force=False)
+        side = Relayed(caller)
+        with call.parts.relays.held(vm["id"], side):
+            _relay(side, agent, call.parts.ending)
     finally:
         give_back()
+
+
+def _taken(call: Call, vm: Any) -> Any:
+    """The console, taken from whoever has it; they hear why it ends, so they are told before it does."""
+    call.parts.relays.tell_taken(vm["id"], call.principal.name)
+    try:
+        return call.parts.agents.console(vm["server_id"], vm["id"], force=True)
+    except DomusError:
+        call.parts.relays.tell_taken(vm["id"], "")
+        raise
+
+
+class Relayed:
+    """The caller's side of a console; once it is taken over, its end says by whom."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self.sock = getattr(socket, "sock", None)
+        self.taken_by = ""
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """The next message, None when the time is over."""
+        return self._socket.receive(timeout=timeout)
+
+    def send(self, data: bytes) -> None:
+        """Send a message."""
+        self._socket.send(data)
+
+    def close(self, reason: int | None, message: str | None) -> None:
+        """Close it, and say why."""
+        taken = f"{self.taken_by} took this console over"[:LONGEST_REASON] if self.taken_by else None
+        self._socket.close(reason or (TAKEN_OVER if taken else None), taken or message)
+
+
+class Relays:
+    """Who has which console through this manager."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sides: dict[str, list[Relayed]] = {}
+
+    def tell_taken(self, vm_id: str, by: str) -> None:
+        """Note who takes the console of the VM from whoever has it; "": nobody does."""
+        with self._lock:
+            for side in self._sides.get(vm_id, ()):
+                side.taken_by = by
+
+    @contextlib.contextmanager
+    def held(self, vm_id: str, side: Relayed) -> Iterator[None]:
+        """It has the console meanwhile."""
+        with self._lock:
+            self._sides.setdefault(vm_id, []).append(side)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sides[vm_id].remove(side)
+                if not self._sides[vm_id]:
+                    del self._sides[vm_id]
 
 
 def _relay(caller: Any, agent: Any, ending: threading.Event) -> None:
@@ -63,7 +129,8 @@ def _bound_sending(side: Any) -> None:
     """Whoever does not read for a while is cut off: what waits for it is kept in memory."""
     found: Any = getattr(side, "sock", None)
     if isinstance(found, socket.socket):
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SLOWEST_READER, 0))
+        with contextlib.suppress(OSError):  # it has gone already: the first message that is passed on finds out
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SLOWEST_READER, 0))
 
 
 def close(side: Any, reason: int | None, message: str) -> None:

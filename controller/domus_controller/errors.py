@@ -122,9 +122,15 @@ def problem_of(error: DomusError) -> dict[str, Any]:
     return {"type": f"urn:domus:error:{code}", "title": title, "status": status_of(error), "detail": detail, "code": code, **told}
 
 
-def from_http(error: HTTPException) -> ApiError:
-    """What Flask itself refuses, as one of our errors: code and title follow from the standard name of the status."""
-    made = ApiError(str(error.description or error.name), headers=_kept_headers(error))
+def from_http(error: HTTPException, asked: str) -> ApiError:
+    """What Flask itself refuses of `METHOD /path`, as one of our errors: code and title follow from the standard name of the status."""
+    headers = _kept_headers(error)
+    if error.code == 404:
+        made = ApiError("there is no such address", object=asked, remedy="GET /api/v1/openapi.json lists them")
+    elif error.code == 405:
+        made = ApiError("this address does not take this method", object=asked, remedy=f"It takes {headers.get('Allow', 'others')}", headers=headers)
+    else:
+        made = ApiError(str(error.description or error.name), headers=headers)
     made.status = error.code or 500
     made.title = error.name
     made.code = {404: "not_found", 413: "too_large"}.get(made.status) or re.sub(r"[^a-z]+", "_", error.name.lower())

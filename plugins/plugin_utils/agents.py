@@ -24,6 +24,8 @@ from ansible_collections.domus.virt.plugins.module_utils.module_results import e
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 RETRIED = 60.0
 PAUSE = 1.0
+# While an agent is away: how often that is told, and how long a single try may take.
+TOLD_AGAIN, TRY = 15.0, 15.0
 LONGEST_WAIT = 20
 # Each call costs Ansible an event, and the longest event that is kept has 64 KiB.
 LINES_AT_ONCE = 200
@@ -93,6 +95,7 @@ def carry_out(targets: Targets, show: Show) -> dict[str, dict[str, Any]]:
             outcomes[target.server_id] = _carry_out_on(target, targets, lambda line: lines.put(f"{target.name}: {line}"))
         except Unreachable as error:
             error.object = f"server {target.name}, {error.object}"
+            error.remedy = f"{error.remedy or 'Look at its agent'}; then relaunch the job: what is done already is not done again"
             outcomes[target.server_id] = _ended("unreachable", error.as_dict())
         except DomusError as error:
             outcomes[target.server_id] = _ended("failed", error.located(f"server {target.name}").as_dict())
@@ -119,8 +122,11 @@ def _carry_out_on(target: Target, targets: Targets, show: Show) -> dict[str, Any
     with open(target.document_file, encoding="utf-8") as file:
         document = json.load(file)
     client = AgentClient(target.address, target.port, target.server_id, targets.authority, targets.certificate, targets.key)
-    status = _ask(
-        client,
+
+    def ask(method: str, **parameters: Any) -> dict[str, Any]:
+        return _ask(client, method, parameters, lambda until: show(f"does not answer; tried again until {until}"))
+
+    status = ask(
         "submit",
         operation=target.operation,
         kind="apply",
@@ -139,19 +145,32 @@ def _carry_out_on(target: Target, targets: Targets, show: Show) -> dict[str, Any
                 show(entry["line"])
         if status["state"] in ENDED:
             return {name: status.get(name) for name in ("state", "result", "error", "mark")}
-        status = _ask(client, "status", operation=target.operation, wait=LONGEST_WAIT, since=since)
+        status = ask("status", operation=target.operation, wait=LONGEST_WAIT, since=since)
 
 
-def _ask(client: AgentClient, method: str, **parameters: Any) -> dict[str, Any]:
-    """Call the agent, again and again for 60 s while it does not answer: the operation's id makes that safe."""
-    deadline = time.monotonic() + RETRIED
+def _ask(client: AgentClient, method: str, parameters: dict[str, Any], away: Callable[[str], None]) -> dict[str, Any]:
+    """Call the agent, again and again for 60 s once it does not answer: the operation's id makes that safe.
+
+    `away` hears at once, and every 15 s from then on, until when (UTC) it will be tried.
+    """
+    try:
+        return dict(client.request(method, parameters))
+    except Unreachable:
+        told = time.monotonic()
+        deadline, until = told + RETRIED, time.strftime("%H:%M:%S UTC", time.gmtime(time.time() + RETRIED))
+    away(until)
+    shorter = {**parameters, "wait": 0} if "wait" in parameters else parameters
     while True:
-        try:
-            return dict(client.call(method, **parameters))
-        except Unreachable:
-            if time.monotonic() >= deadline:
-                raise
         time.sleep(PAUSE)
+        try:
+            return dict(client.request(method, shorter, TRY))
+        except Unreachable:
+            now = time.monotonic()
+            if now >= deadline:
+                raise
+        if now >= told + TOLD_AGAIN:
+            told = now
+            away(until)
 
 
 def _ended(state: str, error: Mapping[str, Any]) -> dict[str, Any]:

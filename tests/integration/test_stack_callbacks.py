@@ -171,4 +171,4 @@ def test_the_agent_works_on_while_the_manager_is_away(stack: Stack) -> None:
     stack.wait_until_up()
     stack.wait_for(lambda: outbox(stack, 0) == 0, "the last acknowledgement")
     forced = stack.client.get("/api/v1/events", server="s0", since=0, limit=1000, kind="server.forced_local_change")["items"]
-    assert [one["data"]["actions"] for one in forced] == [["stop vm test"], ["kill vm test"]]
+    assert [one["data"]["actions"] for one in forced] == ["stop vm test", "kill vm test"]

@@ -75,7 +75,7 @@ def _plan_id(plan: str) -> str:
 @with_output
 def plan_command(output: Output, path: str, plan: str | None) -> int:
     """Show what applying a document would change; nothing is changed. Exit code 2: there is something to change."""
-    made = connect().post("/api/v1/apply", _document(path), check=True)
+    made = connect().post("/api/v1/plans", _document(path))
     if not output.for_people:
         output.data(made)
     elif not made["errors"]:

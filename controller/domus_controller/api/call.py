@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from domus_core.errors import InvalidSpec, PreconditionFailed
 from flask import Request, Response
 
+from ..console import Relays
 from ..deployment import THREADS
 from ..errors import Overloaded
 from .limits import Budget
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..store.database import Store
 
 Item = Mapping[str, Any]
+STALE = "-stale"
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -45,6 +47,7 @@ class Parts:
     streams: Budget = dataclasses.field(default_factory=lambda: Budget("streams", THREADS * 3 // 8))
     consoles: Budget = dataclasses.field(default_factory=lambda: Budget("consoles", THREADS // 8))
     waits: Budget = dataclasses.field(default_factory=lambda: Budget("places for waiting", THREADS // 4))
+    relays: Relays = dataclasses.field(default_factory=Relays)
     ending: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
@@ -70,6 +73,8 @@ class Call:
     def mapping(self) -> dict[str, Any]:
         """The body as a mapping whose keys are text. Raises InvalidSpec and what read_body raises."""
         data = read_body(self.request)
+        if data is None:
+            raise InvalidSpec("is empty", object="body", remedy="Send the fields of the object")
         if not isinstance(data, dict):
             raise InvalidSpec("is not a mapping of fields", object="body", value=type(data).__name__)
         return data
@@ -87,7 +92,8 @@ def answer(data: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 def item_answer(call: Call, text: str) -> Response:
     """An object, given as the store's JSON text, with its ETag; only the chosen fields; 304 when the caller has it already."""
     item = json.loads(text)
-    etag = str(item["etag"])
+    # A copy that turns stale is another answer, though the object is the same.
+    etag = str(item["etag"]) + (STALE if item["stale"] else "")
     headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
     if call.request.if_none_match.contains(etag):
         return Response(status=304, headers=headers)
@@ -132,7 +138,8 @@ def job_answer(call: Call, job: Item) -> Response:
 
 def check_precondition(call: Call, item: Item) -> None:
     """Raises PreconditionFailed when the caller named another ETag by If-Match."""
-    if call.request.headers.get("If-Match") and not call.request.if_match.contains(str(item["etag"])):
+    etag = str(item["etag"])
+    if call.request.headers.get("If-Match") and not any(call.request.if_match.contains(known) for known in (etag, etag + STALE)):
         label = f"{item['kind']} {item['name']}"
         raise PreconditionFailed("has changed since you read it", object=label, field="If-Match", remedy="Read it again, then send your change")
 

@@ -40,6 +40,7 @@ SPAN = (Parameter("from", Moment(), "The beginning; an hour ago unless given."),
 NAME = Parameter("name", Text(255), "Name; of objects `web*` for all that begin so.")
 STATE = Parameter("state", Text(63), "State.")
 SERVER_STATE = Parameter("state", Choice(*SERVER_STATES), "State.")
+JOB_KIND = Parameter("kind", Text(100), "apply, or a verb.")
 JOB_STATE = Parameter("state", Choice(*JOB_STATES), "State.")
 TAG = Parameter("tag", Name(), "A tag.")
 DELETE_DISKS = Parameter("delete_disks", Flag(), "Delete the disks that Domus made for it, too.", False)

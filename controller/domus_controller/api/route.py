@@ -37,7 +37,10 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """A method and a path, who may call it, and what it reads and answers; `body` is the name of a schema."""
+    """A method and a path, who may call it, and what it reads and answers; `body` is the name of a schema.
+
+    `instead` is what those can do who may not call it.
+    """
 
     method: str
     path: str
@@ -51,6 +54,7 @@ class Route:
     body_types: tuple[str, ...] = (JSON, "application/yaml")
     body_required: bool = True
     websocket: bool = False
+    instead: str = ""
 
     @property
     def tag(self) -> str:

@@ -16,12 +16,21 @@ from .route import ADMINISTER, AGENT, OPEN, OPERATE, READ, STREAM, Answer, Route
 API = "/api/v1"
 LIVE = {200: Answer("Server-sent events.", media_type=STREAM)}
 HEALTH = {200: Answer("It works.", "Health"), 503: Answer("It does not.", "Health")}
+NOUNS = {
+    "vm": ("a VM", "VMs"),
+    "network": ("a network", "networks"),
+    "repository": ("a repository", "repositories"),
+    "template": ("a template", "templates"),
+    "iso": ("an ISO image", "ISO images"),
+    "virtual_disk": ("a virtual disk", "virtual disks"),
+}
 APPLIED = {202: JOB[202], 200: Answer("The job has ended; or with `check` the plan.", "JobOrPlan")}
 
 
 def _of_kind(kind: Kind) -> Iterator[Route]:
     """The routes of one kind of object."""
-    name, section, spec, noun = kind.name, kind.section, kind.spec.__name__, kind.name.replace("_", " ")
+    name, section, spec = kind.name, kind.section, kind.spec.__name__
+    one_of_them, several = NOUNS[name]
     shown = spec.removesuffix("Spec")
     base = f"{API}/{section.replace('_', '-')}"
     item = f"{base}/{{id:path}}" if name == "virtual_disk" else f"{base}/{{id}}"
@@ -29,12 +38,12 @@ def _of_kind(kind: Kind) -> Iterator[Route]:
     one = {**shows(shown), 304: Answer("It is as the caller has it.")}
     change = (SERVER, WAIT, REASON)
     away = (given.DELETE_DISKS, *change) if name == "vm" else change
-    replacing = f"Change a {noun} to what the body says. With If-Match refused when it has changed since; devices of a VM not mentioned are taken away."
-    yield Route("GET", base, f"list_{section}", objects.list_objects(name), READ, f"List {noun}s.", shows(f"{shown}Page"), many)
-    yield Route("POST", base, f"create_{name}", objects.create_object(name), OPERATE, f"Create a {noun}.", JOB, (SITE, WAIT, REASON), spec)
-    yield Route("GET", item, f"show_{name}", objects.show_object(name), READ, f"Show a {noun}.", one, (CHOOSE, SERVER))
+    replacing = f"Change {one_of_them} to what the body says. With If-Match refused when it has changed since; devices of a VM not mentioned are taken away."
+    yield Route("GET", base, f"list_{section}", objects.list_objects(name), READ, f"List {several}.", shows(f"{shown}Page"), many)
+    yield Route("POST", base, f"create_{name}", objects.create_object(name), OPERATE, f"Create {one_of_them}.", JOB, (SITE, WAIT, REASON), spec)
+    yield Route("GET", item, f"show_{name}", objects.show_object(name), READ, f"Show {one_of_them}.", one, (CHOOSE, SERVER))
     yield Route("PUT", item, f"replace_{name}", objects.replace_object(name), OPERATE, replacing, JOB, change, spec)
-    yield Route("DELETE", item, f"delete_{name}", objects.delete_object(name), OPERATE, f"Delete a {noun}.", JOB, away)
+    yield Route("DELETE", item, f"delete_{name}", objects.delete_object(name), OPERATE, f"Delete {one_of_them}.", JOB, away)
 
 
 def _verbs() -> Iterator[Route]:
@@ -55,8 +64,8 @@ _SYSTEM = (
 
 _WORK = (
     Route("POST", f"{API}/apply", "apply", work.apply_document, OPERATE, "Make a document true. With `check` only say what it would do.",
-          APPLIED, given.APPLY_PARAMETERS, "Document"),
-    Route("POST", f"{API}/plans", "make_plan", work.make_plan, OPERATE, "Store what a document would do.", made("Plan"), (), "Document"),
+          APPLIED, given.APPLY_PARAMETERS, "Document", instead=f"see what it would do with POST {API}/plans"),
+    Route("POST", f"{API}/plans", "make_plan", work.make_plan, READ, "Store what a document would do. Nothing is changed.", made("Plan"), (), "Document"),
     Route("GET", f"{API}/plans/{{id}}", "show_plan", work.show_plan, READ, "Show a plan.", shows("Plan")),
     Route("POST", f"{API}/plans/{{id}}/apply", "apply_plan", work.apply_plan, OPERATE, "Carry a plan out. Refused when the world has moved on.",
           JOB, (WAIT,)),
@@ -84,7 +93,7 @@ _VMS = (
 )
 
 _JOBS = (
-    Route("GET", f"{API}/jobs", "list_jobs", work.list_jobs, READ, "List jobs, the newest first.", shows("JobPage"), (*PAGE, given.JOB_STATE, given.KIND)),
+    Route("GET", f"{API}/jobs", "list_jobs", work.list_jobs, READ, "List jobs, the newest first.", shows("JobPage"), (*PAGE, given.JOB_STATE, given.JOB_KIND)),
     Route("GET", f"{API}/jobs/{{id}}", "show_job", work.show_job, READ, "Show a job.", shows("Job"), (WAIT,)),
     Route("GET", f"{API}/jobs/{{id}}/events", "list_job_events", work.list_job_events, READ, "What happened in a job.", shows("JobEvents"),
           (given.FROM_START, LIMIT)),

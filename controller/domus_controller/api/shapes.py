@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from domus_core.model.kind import Kind
+from domus_core.verbs import VERBS
 
 from .bodies import ROLES
 from .schemas import Schema, reference
 
+JOB_KINDS = ("apply", *VERBS)
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 SEVERITIES = ("info", "warning", "error")
 SERVER_STATES = ("online", "offline", "unknown")
@@ -54,7 +56,15 @@ def object_shape(kind: Kind, spec: str) -> Schema:
         restart_required={"description": "Whether a change waits for the next start."},
         drift=list_of(reference("Difference")),
         conflict={"description": "Why it is not clear which specification counts."},
-        request=nothing_or(shape("The latest request that concerns it.", job=MAYBE_TEXT, state=TEXT)),
+        request=nothing_or(
+            shape(
+                "The latest request that concerns it.",
+                job=MAYBE_TEXT,
+                state={"enum": ["pending", "effective", "failed"]},
+                error={**TEXT, "description": "Why it failed."},
+            )
+        ),
+        stale={**FLAG, "description": "Its server is not online: this is what it told last."},
         etag=TEXT,
         sequence=NUMBER,
         changed_at=MAYBE_TIME,
@@ -92,7 +102,14 @@ SHAPES: dict[str, Schema] = {
     "Me": shape("Who asks.", "name role permissions", name=TEXT, role=TEXT, permissions=list_of(TEXT)),
     "Any": {"type": "object", "description": "An OpenAPI document."},
     "Difference": shape("A field that is not the same everywhere.", field=TEXT, asked=ANYTHING, recorded=ANYTHING, defined=ANYTHING, running=ANYTHING),
-    "Drift": shape("An object that has drifted.", id=TEXT, kind=TEXT, name=TEXT, server=MAYBE_TEXT, drift=list_of(reference("Difference"))),
+    "Drift": shape(
+        "An object that has drifted, or is gone though it was asked for.",
+        id=TEXT,
+        kind=TEXT,
+        name=TEXT,
+        server=MAYBE_TEXT,
+        drift=list_of(reference("Difference")),
+    ),
     "Server": shape(
         "A server of this manager.",
         id=TEXT,
@@ -111,7 +128,7 @@ SHAPES: dict[str, Schema] = {
     "Job": shape(
         "Work that changes something, and how it ended.",
         id=TEXT,
-        kind=TEXT,
+        kind={"enum": list(JOB_KINDS), "description": "apply, or the verb."},
         state={"enum": list(JOB_STATES)},
         changed={"type": ["boolean", "null"]},
         error={"type": ["object", "null"]},
@@ -125,7 +142,7 @@ SHAPES: dict[str, Schema] = {
         waiting_for=MAYBE_TEXT,
         cancel_requested=FLAG,
         relaunch_of=MAYBE_TEXT,
-        result=ANYTHING,
+        result={"type": ["object", "null"], "description": "`objects` and `servers`; of a job that has not succeeded also `done`: what had been done."},
     ),
     "JobEvent": shape("What happened in a job.", id=NUMBER, number=NUMBER, at=TIME, kind=TEXT, data=ANYTHING),
     "JobEvents": shape("What happened in a job, in order.", "items", items=list_of(reference("JobEvent")), next={"type": "null"}),

@@ -45,6 +45,7 @@ def stream_job(call: Call) -> Response:
 def stream_events(call: Call) -> Response:
     """What happens on the servers, from now on or from where the caller left."""
     store, filters = call.parts.store, call.filters("kind", "server", "object", "severity")
+    events.page(store, 1, None, filters)  # a wrong filter is refused before the stream begins
     since = _resumed(call)
     if since is None:
         since = events.latest(store)

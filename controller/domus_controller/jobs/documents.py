@@ -20,6 +20,8 @@ Asked = tuple[str, str, str, dict[str, Any]]
 
 def prepare(tools: Tools, document: Any) -> Work:
     """Check a document and find its servers. Raises InvalidSpec, NotFound, Conflict, or Refused with all of them, before anything is stored."""
+    if document is None:
+        raise InvalidSpec("is empty", object="document", remedy="Write down what there is to be")
     if not isinstance(document, Mapping):
         raise InvalidSpec("is not a mapping of sections", object="document", value=type(document).__name__)
     whole = {"site": tools.config.site, **document}

@@ -27,14 +27,13 @@ from .apply_run import ApplyRun
 from .documents import asked_of, prepare, targets_of
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
-from .outcome import CANCELLED, ENDED, Outcome, Target, failure
+from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
 from .planning import make_plan, planned_work
-from .queue import VERB, Entry, Queue
+from .queue import Entry, Queue
 from .recovery import recover_apply, recover_verb
 from .tools import Stopped, Tools, Work, sealed_work
 from .verb_run import VerbRun
 
-APPLY = "apply"
 STOPPING_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 LOOK_SECONDS = 5.0
@@ -66,7 +65,7 @@ class Jobs:
                 self._recovered.add(job["id"])
                 self._queue.run_at_once(entry)
             elif job["cancel_requested"]:
-                jobs.finish(self._store, job["id"], CANCELLED, False, _cancelled(job["id"], job["cancelled_by"]))
+                self._finish(job["id"], nothing_done(CANCELLED, _cancelled(job["id"], job["cancelled_by"]), entry.targets))
             else:
                 self._queue.add(entry)
         self._housekeeping.start()
@@ -111,7 +110,7 @@ class Jobs:
         wanted, vm = verb_named(verb), objects.find(self._store, "vm", vm_id)
         site = vm["site"] or self._tools.config.site
         options = {"vm": vm["id"], "verb": verb, "site": site, "force": force, "timeout": timeout}
-        job = {"kind": VERB, "created_by": by, "reason": verb, "servers": [vm["server_id"]], "options": options, "relaunch_of": relaunch_of}
+        job = {"kind": verb, "created_by": by, "reason": verb, "servers": [vm["server_id"]], "options": options, "relaunch_of": relaunch_of}
         asked = [("vm", str(vm["key"]), str(vm["server_id"]), {"state": wanted.state})] if wanted.state and vm["recorded"] else []
         return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}]}, site, asked, frozenset({("vm", vm["key"], vm["server_id"])}))
 
@@ -121,7 +120,7 @@ class Jobs:
         if job["state"] in ENDED:
             return job
         if self._queue.withdraw(job_id):
-            self._finish(job_id, Outcome(CANCELLED, False, _cancelled(job_id, by), requests=dict.fromkeys(self._targets.get(job_id, ()), requests.FAILED)))
+            self._finish(job_id, nothing_done(CANCELLED, _cancelled(job_id, by), self._targets.get(job_id, ())))
         with self._lock:
             run = self._runs.get(job_id)
         if run is not None:
@@ -134,7 +133,7 @@ class Jobs:
         if job["state"] not in ENDED:
             raise Conflict(f"is {job['state']}", object=f"job {job_id}", remedy="Wait for its end, or cancel it")
         options = job["options"]
-        if job["kind"] == VERB:
+        if options.get("verb"):
             return self.verb(options["vm"], options["verb"], by=by, force=options["force"], timeout=options["timeout"], relaunch_of=job_id)
         before = sealed_work(self._tools, job_id)
         if before is None:
@@ -153,7 +152,7 @@ class Jobs:
     def _apply(self, work: Work, *, by: str, options: Mapping[str, Any], check: bool = False, reason: str = "", relaunch_of: Optional[str] = None) -> Job:
         asked = asked_of(work)
         named = list(dict.fromkeys((kind, key) for kind, key, _, _ in asked))
-        job = {"kind": APPLY, "created_by": by, "reason": reason, "check": check, "servers": list(work.documents), "options": dict(options)}
+        job = {"kind": jobs.APPLY, "created_by": by, "reason": reason, "check": check, "servers": list(work.documents), "options": dict(options)}
         job |= {"objects": [{"kind": kind, "name": key} for kind, key in named], "sealed": work.sealed(self._tools), "relaunch_of": relaunch_of}
         targets = frozenset((kind, key, server) for kind, key, server, _ in asked)
         return self._create(job, str(work.document["site"]), [] if check else asked, targets)
@@ -205,7 +204,7 @@ class Jobs:
         self._finish(job_id, outcome)
 
     def _carry_out(self, job: Mapping[str, Any], targets: frozenset[Target]) -> Outcome:
-        if job["kind"] == VERB:
+        if job["options"].get("verb"):
             verb = VerbRun(self._tools, job, targets)
             self._remember(job, verb)
             return recover_verb(verb, job) if job["id"] in self._recovered else verb.run()
@@ -229,9 +228,10 @@ class Jobs:
     def _finish(self, job_id: str, outcome: Outcome) -> None:
         """Store the end of a job; as long as the database refuses, it is tried again."""
         wait_for_marks(self._tools, outcome.marks)
+        reasons: dict[tuple[str, ...], str] = {(*target,): reason for target, reason in outcome.reasons.items()}
         while True:
             try:
-                requests.settle(self._store, job_id, {(*target,): state for target, state in outcome.requests.items()})
+                requests.settle(self._store, job_id, {(*target,): state for target, state in outcome.requests.items()}, reasons)
                 jobs.finish(self._store, job_id, outcome.state, outcome.changed, outcome.error, outcome.result)
                 break
             except DomusError as error:

@@ -10,8 +10,9 @@ from domus_core.errors import Cancelled, DomusError, DriverError
 
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
-EFFECTIVE = "effective"
+EFFECTIVE, UNTOUCHED = "effective", "untouched"
 MOST_ERRORS = 100
+MOST_TOLD = 10
 
 Target = tuple[str, str, str]
 Status = Mapping[str, Any]
@@ -37,19 +38,29 @@ class TimeIsOver(DomusError):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The end of a job; `requests` says of each (kind, key, server id) whether what was asked for has taken effect."""
+    """The end of a job; `requests` says of each (kind, key, server id) whether what was asked for has taken effect, `reasons` why not.
+
+    "untouched" is an object that nothing happened to: it may be as asked all the same.
+    """
 
     state: str
     changed: bool
     error: Optional[dict[str, Any]] = None
     result: Optional[dict[str, Any]] = None
     requests: Mapping[Target, str] = dataclasses.field(default_factory=dict)
+    reasons: Mapping[Target, str] = dataclasses.field(default_factory=dict)
     marks: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def failure(error: DomusError, targets: Iterable[Target] = ()) -> Outcome:
     """The end of a job that did nothing."""
-    return Outcome(FAILED, False, error.as_dict(), requests=dict.fromkeys(targets, FAILED))
+    return nothing_done(FAILED, error.as_dict(), targets)
+
+
+def nothing_done(state: str, error: dict[str, Any], targets: Iterable[Target]) -> Outcome:
+    """The same as `failure`, or of a job that was cancelled before it began."""
+    named = list(targets)
+    return Outcome(state, False, error, requests=dict.fromkeys(named, UNTOUCHED), reasons=dict.fromkeys(named, _told(error)))
 
 
 def outcome_of(statuses: Mapping[str, Status], names: Mapping[str, str], targets: Iterable[Target], stopped_by: Optional[DomusError] = None) -> Outcome:
@@ -62,16 +73,44 @@ def outcome_of(statuses: Mapping[str, Status], names: Mapping[str, str], targets
     state = _state(statuses, errors, stopped_by)
     error: Optional[dict[str, Any]] = None
     if state != SUCCEEDED:
-        error = _summary(([stopped_by.as_dict()] if stopped_by else []) + errors)
-    done = {(entry["kind"], entry["name"], server) for server, status in statuses.items() for entry in _entries(status) if not entry.get("error")}
+        error = _summary(([{**stopped_by.as_dict(), "message": _with_done(stopped_by.message, objects)}] if stopped_by else []) + errors)
+    results = {(entry["kind"], entry["name"], server): entry.get("error") for server, status in statuses.items() for entry in _entries(status)}
+    settled = {target: _settled(target, results) for target in targets}
+    shown = {"objects": objects, "servers": {names.get(server, server): str(status["state"]) for server, status in statuses.items()}}
     return Outcome(
         state=state,
         changed=any(entry.get("changed") for entry in objects),
         error=error,
-        result={"objects": objects, "servers": {names.get(server, server): str(status["state"]) for server, status in statuses.items()}},
-        requests={target: EFFECTIVE if target in done else FAILED for target in targets},
+        result=shown if state == SUCCEEDED else {**shown, "done": _done(objects)},
+        requests=settled,
+        reasons={target: _told(results.get(target) or error or {}) for target, settling in settled.items() if settling != EFFECTIVE},
         marks={server: int(status["mark"]) for server, status in statuses.items() if status.get("mark") is not None},
     )
+
+
+def _settled(target: Target, results: Mapping[Target, Optional[Status]]) -> str:
+    """What became of one request: an error of its own is its end, unless that only says that nothing was begun."""
+    if target not in results:
+        return UNTOUCHED
+    error = results[target]
+    return EFFECTIVE if not error else UNTOUCHED if error.get("code") == Cancelled.code else FAILED
+
+
+def _done(objects: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was done before the job ended: the objects with their actions."""
+    return [{name: entry.get(name) for name in ("server", "kind", "name", "actions")} for entry in objects if entry.get("actions")]
+
+
+def _with_done(message: str, objects: Iterable[Mapping[str, Any]]) -> str:
+    changed = [f"{entry['kind']} {entry['name']} ({', '.join(entry['actions'])})" for entry in _done(objects)]
+    more = f" and {len(changed) - MOST_TOLD} more" if len(changed) > MOST_TOLD else ""
+    return f"{message}; done before that: {', '.join(changed[:MOST_TOLD])}{more}" if changed else message
+
+
+def _told(error: Status) -> str:
+    """An error as one line for the request that it concerns."""
+    where = " ".join(str(error[name]) for name in ("object", "field") if error.get(name))
+    return f"{where}: {error.get('message')}" if where else str(error.get("message") or "")
 
 
 def _state(statuses: Mapping[str, Status], errors: list[dict[str, Any]], stopped_by: Optional[DomusError]) -> str:

@@ -25,7 +25,7 @@ class JobOutput:
         self._waiting: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._news = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread: Optional[threading.Thread] = None
 
     def put(self, kind: str, data: dict[str, Any]) -> None:
@@ -46,25 +46,23 @@ class JobOutput:
         return self
 
     def __exit__(self, *dummy: object) -> None:
-        self._closed = True
+        self._closed.set()
         self._news.set()
         if self._thread is not None:
             self._thread.join()
 
     def _store_all(self) -> None:
-        pause = threading.Event()
         while True:
             self._news.wait()
             self._news.clear()
-            if not self._closed:
-                pause.wait(INTERVAL)
+            self._closed.wait(INTERVAL)
             with self._lock:
                 batch, self._waiting = self._waiting, []
             if batch:
                 self._write(batch)
-            elif self._closed:
+            elif self._closed.is_set():
                 return
-            if self._closed:
+            if self._closed.is_set():
                 self._news.set()
 
     def _write(self, batch: list[dict[str, Any]]) -> None:

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Optional
 
+from domus_core.verbs import VERBS
+
 from .outcome import Target
 
-VERB = "verb"
 MOST_VERBS = 64
 IDLE_SECONDS = 60.0
 
@@ -27,27 +28,23 @@ class Entry:
 def startable(running: Iterable[Entry], queued: Iterable[Entry], most_playbooks: int) -> tuple[list[Entry], dict[str, Optional[str]]]:
     """The queued jobs (the oldest first) that may start now, and for each of the others the job that it waits for, if it is for one."""
     holders: dict[Target, str] = {}
-    working = {VERB: 0, "": 0}
+    working = {True: 0, False: 0}
     for entry in running:
         holders.update(dict.fromkeys(entry.targets, entry.id))
-        working[_lane(entry)] += 1
+        working[entry.kind in VERBS] += 1
     starts: list[Entry] = []
     waiting: dict[str, Optional[str]] = {}
     for entry in queued:
         holder = next((holders[target] for target in entry.targets if target in holders), None)
-        lane = _lane(entry)
-        if holder is None and working[lane] < (MOST_VERBS if lane == VERB else most_playbooks):
+        is_verb = entry.kind in VERBS
+        if holder is None and working[is_verb] < (MOST_VERBS if is_verb else most_playbooks):
             starts.append(entry)
-            working[lane] += 1
+            working[is_verb] += 1
         else:
             waiting[entry.id] = holder
         for target in entry.targets:
             holders.setdefault(target, entry.id)
     return starts, waiting
-
-
-def _lane(entry: Entry) -> str:
-    return VERB if entry.kind == VERB else ""
 
 
 class Workers:

@@ -22,7 +22,7 @@ from ..errors import Overloaded, Throttled
 from ..store import servers, tokens, users
 from ..store.database import Store
 from . import passwords
-from .principal import Principal, may
+from .principal import Principal, may, role_for
 
 if TYPE_CHECKING:
     from ..api.route import Route
@@ -54,14 +54,16 @@ class Gate:
     def require(self, route: Route | None, request: Request) -> Principal:
         """Return who asks. Raises Unauthorized, Forbidden or Throttled; a request for which there is no route is refused."""
         if route is None:
-            raise Forbidden("no rule allows this")
+            raise Forbidden("no rule allows this", remedy="GET /api/v1/openapi.json lists what there is")
         if route.permission == OPEN:
             return NOBODY
         if route.permission == AGENT:
             return self._agent(request)
         principal = self._person(request)
         if not may(principal, route.permission):
-            raise Forbidden(f"{principal.name} is {principal.role}, which does not allow to {route.permission}", object=f"{request.method} {request.path}")
+            remedy = f"It takes the role {role_for(route.permission)}: ask an administrator{route.instead and f', or {route.instead}'}"
+            message = f"{principal.name} is {principal.role}, which does not allow to {route.permission}"
+            raise Forbidden(message, object=f"{request.method} {request.path}", remedy=remedy)
         return principal
 
     def _person(self, request: Request) -> Principal:
@@ -145,7 +147,7 @@ def identify(quoted: str) -> tuple[str, int]:
         raise Unauthorized("the client certificate can not be read") from None
     urns = [urn.removeprefix(SERVER_URN) for urn in names.get_values_for_type(x509.UniformResourceIdentifier) if urn.startswith(SERVER_URN)]
     if len(urns) != 1:
-        raise Forbidden("the certificate is not that of a server")
+        raise Forbidden("the certificate is not that of a server", remedy="Take the server over again")
     return urns[0], certificate.serial_number
 
 
@@ -163,7 +165,7 @@ def _refuse_foreign_pages(request: Request) -> None:
     """A browser sends Basic credentials by itself, also for a page of somebody else: that page must not act for the person."""
     origin = request.headers.get("Origin")
     if origin is not None and urllib.parse.urlsplit(origin).netloc != request.host:
-        raise Forbidden("the page that sends this is not of this manager", field="Origin", value=origin)
+        raise Forbidden("the page that sends this is not of this manager", field="Origin", value=origin, remedy="Open the manager's own page, or use a token")
 
 
 def _make_room(remembered: dict[Any, Any]) -> None:

@@ -28,6 +28,11 @@ def may(principal: Principal, permission: str) -> bool:
     return ROLES.index(principal.role) >= PERMISSIONS.index(permission)
 
 
+def role_for(permission: str) -> str:
+    """The least role that has a permission; no role has one that is not known."""
+    return ROLES[PERMISSIONS.index(permission)] if permission in PERMISSIONS else "of nobody"
+
+
 def checked_role(role: str) -> str:
     """The role. Raises InvalidSpec when there is none of that name."""
     if role not in ROLES:

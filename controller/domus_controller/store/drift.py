@@ -14,14 +14,19 @@ VIEWS = ("asked", "recorded", "defined", "running")
 # What was not asked for, or not recorded, is not held against the next view.
 UNSAID = ("asked", "recorded")
 EMPTY: tuple[Any, ...] = (None, "", [], ())
+# A balloon never hits its target to the page.
+BALLOON_PERCENT = 10
 
 Views = dict[str, Any]
 
 
-def drift(kind: str, asked: Any, recorded: Any, defined: Any, running: Any, *, state: Optional[str] = None) -> list[dict[str, Any]]:
+def drift(
+    kind: str, asked: Any, recorded: Any, defined: Any, running: Any, *, state: Optional[str] = None, measured: Optional[Mapping[str, Any]] = None
+) -> list[dict[str, Any]]:
     """The fields in which the views differ, each with the value in every view; only fields that were asked for are compared with `asked`.
 
-    `running` is None (does not run: nothing to compare), True (as defined) or a specification; `state` is a VM's measured run state.
+    `running` is None (does not run: nothing to compare), True (as defined) or a specification; `state` is a VM's measured run state,
+    `measured` what else was measured of it.
     Fields that hold a secret can not be known and are left out.
     """
     table = BY_NAME[kind].spec
@@ -30,7 +35,14 @@ def drift(kind: str, asked: Any, recorded: Any, defined: Any, running: Any, *, s
     found = _differences(table, given, "")
     if kind == "vm":
         found += _run_state(given, state)
+        found = _with_memory(found, given, measured or {})
+        found += _definition(given, measured or {})
     return found
+
+
+def gone(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The drift of an object that was asked for and is not there any more."""
+    return [_entry("state", {"asked": asked.get("state") or "present"})]
 
 
 @once
@@ -105,6 +117,29 @@ def _run_state(views: Mapping[str, Mapping[str, Any]], state: Optional[str]) -> 
         values["running"] = state
     wanted = [value for value in values.values() if value is not None]
     return [] if len(set(wanted)) <= 1 else [_entry("state", values)]
+
+
+def _with_memory(found: list[dict[str, Any]], views: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same with the memory that the guest really has, where that is clearly not what is defined.
+
+    A guest without a balloon driver, or one that still boots, has all that is possible: by itself that is no drift.
+    """
+    memory, running = measured.get("memory"), views.get("running") or {}
+    wanted = (views.get("defined") or {}).get("memory")
+    if not memory or not wanted or not running or abs(memory - wanted) * 100 <= wanted * BALLOON_PERCENT:
+        return found
+    if any(entry["field"] == "memory" for entry in found):
+        return [{**entry, "running": memory} if entry["field"] == "memory" else entry for entry in found]
+    if memory >= (running.get("memory_max") or wanted) and memory > wanted:
+        return found
+    return [*found, _entry("memory", {**{view: values.get("memory") for view, values in views.items()}, "running": memory})]
+
+
+def _definition(views: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A VM that somebody undefined while it runs is gone with its end."""
+    values = {view: views[view].get("name") for view in VIEWS if view in views and view != "defined"}
+    wanted = any(values.get(view) for view in UNSAID)
+    return [_entry("name", values)] if wanted and measured.get("persistent") is False else []
 
 
 def _entry(path: str, values: Views) -> dict[str, Any]:

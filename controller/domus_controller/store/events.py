@@ -8,7 +8,7 @@ from typing import Any, Optional
 from domus_core.model.kinds import KINDS
 
 from .database import Connection, Row, Store
-from .servers import server_id_of
+from .servers import known_server_id
 from .values import Page, as_json, checked_filters, checked_limit, checked_time, decode_cursor, from_json, page_of, shown_time
 
 SEVERITIES = ("info", "warning", "error")
@@ -40,7 +40,7 @@ def add(connection: Connection, event: Mapping[str, Any], received_at: Optional[
 def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None, since: Optional[int] = None) -> Page:
     """A page of events, the newest first; with `since` those with a higher number, the oldest first.
 
-    Filters: kind (`vm.*` for all of a kind), server (id or name), object (id or name), severity. Raises InvalidSpec.
+    Filters: kind (`vm.*` for all of a kind), server (id or name), object (id or name), severity. Raises InvalidSpec, NotFound (no such server).
     """
     checked_limit(limit)
     given = checked_filters(filters, FILTERS)
@@ -73,7 +73,7 @@ def _terms(store: Store, given: dict[str, Any]) -> tuple[list[str], list[Any]]:
             values += ids
             continue
         terms.append(f"e.{'server_id' if name == 'server' else name} = ?")
-        values.append(server_id_of(store, str(value)) if name == "server" else str(value))
+        values.append(known_server_id(store, str(value)) if name == "server" else str(value))
     return terms, values
 
 

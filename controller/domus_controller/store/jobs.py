@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from domus_core.errors import NotFound
+from domus_core.verbs import VERBS
 
 from . import audit
 from .database import Connection, Row, Store
-from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, page_of, shown_time
+from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, from_json, page_of, shown_time
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
 UNFINISHED = (QUEUED, RUNNING)
+APPLY = "apply"
+KINDS = (APPLY, *VERBS)
 
 
 def create(connection: Connection, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,9 +55,11 @@ def details(store: Store, id: str) -> dict[str, Any]:
 
 
 def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None) -> Page:
-    """A page of jobs, the newest first, without their results: those of large jobs are large. Filters: state, kind. Raises InvalidSpec."""
+    """A page of jobs, the newest first, without their results: those of large jobs are large. Filters: state, kind (apply, or a verb). Raises InvalidSpec."""
     checked_limit(limit)
     given = checked_filters(filters, ("state", "kind"))
+    if "kind" in given:
+        checked_word("kind", str(given["kind"]), KINDS)
     terms = [f"{name} = ?" for name in given]
     values: list[Any] = [str(value) for value in given.values()]
     if cursor is not None:

@@ -11,9 +11,9 @@ from domus_core.model.kinds import BY_NAME
 from . import events
 from .conflicts import TWICE, conflicts, preferred
 from .database import Connection, Row, Store
-from .items import digest, next_sequence, refresh
-from .servers import server_id_of
-from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, encode_cursor, from_json
+from .items import digest, next_sequence, refresh, refresh_all_gone, refresh_gone
+from .servers import known_server_id, offline
+from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
 
 FILTERS = ("name", "server", "state", "site", "tag")
 KEEP_DELETED = 30 * 86400.0
@@ -42,6 +42,8 @@ def put(connection: Connection, server_id: str, description: Optional[Mapping[st
     if kind == "vm":
         _compare_copies(connection, description["id"], at)
     refresh(connection, row, at)
+    if before is None or before["deleted"] is not None:
+        refresh_all_gone(connection, kind, key, description["id"])
 
 
 def _check(description: Mapping[str, Any], kind: str, key: str) -> None:
@@ -82,6 +84,7 @@ def _bury(connection: Connection, kind: str, row: int, id: str, at: float) -> No
         " WHERE row = ?",
         (at, at, next_sequence(connection), row),
     )
+    refresh_gone(connection, row)
     if kind == "vm":
         _compare_copies(connection, id, at)
 
@@ -90,6 +93,7 @@ def bury_all(connection: Connection, server_id: str, at: float) -> None:
     """All that a server reported is gone, since the server is."""
     for row in connection.execute("SELECT kind, row, id FROM objects WHERE server_id = ? AND deleted IS NULL", (server_id,)).fetchall():
         _bury(connection, row["kind"], row["row"], row["id"], at)
+    connection.execute("UPDATE objects SET drifted = 0, item = NULL WHERE drifted = 1 AND deleted IS NOT NULL AND server_id = ?", (server_id,))
 
 
 def _compare_copies(connection: Connection, id: str, at: float) -> None:
@@ -142,15 +146,16 @@ def find(store: Store, kind: str, id_or_name: str, server: Optional[str] = None)
 
 def find_text(store: Store, kind: str, id_or_name: str, server: Optional[str] = None) -> str:
     """Like `find`, as the item's JSON text."""
+    wanted = None if server is None else known_server_id(store, server)
     for column in ("id", "name", "key"):
         rows = store.rows(f"SELECT id, server_id, generation, state, item FROM objects WHERE kind = ? AND {column} = ? AND deleted IS NULL", (kind, id_or_name))
-        if server is not None and rows:
-            wanted = server_id_of(store, server)
+        if wanted is not None:
             rows = [row for row in rows if row["server_id"] == wanted]
         if len({row["id"] for row in rows}) > 1:
             raise _ambiguous(store, kind, id_or_name, rows)
         if rows:
-            return str(preferred([dict(row) for row in rows])["item"])
+            chosen = preferred([dict(row) for row in rows])
+            return _told(chosen["item"], chosen["server_id"] in offline(store))
     raise NotFound("is not there", object=f"{kind} {id_or_name}", remedy=f"List the objects of kind {kind}")
 
 
@@ -166,7 +171,7 @@ def page(
     """A page of objects by name, or with `since` those that changed after that sequence number, in the order of the changes.
 
     Of an object that is gone the feed has {"id", "name", "deleted": true}. `since` of the answer is where to follow on. Filters: name
-    (`web*` for a beginning), server (id or name), state, site, tag. Raises InvalidSpec.
+    (`web*` for a beginning), server (id or name), state, site, tag. Raises InvalidSpec, NotFound (no such server).
     """
     found = page_text(store, kind, limit, cursor, filters, since)
     return {**found, "items": [from_json(text) for text in found["items"]]}
@@ -188,17 +193,24 @@ def page_text(
         values += decode_cursor(cursor, str, int)
     rows = store.rows(f"{sql} ORDER BY {order} LIMIT ?", (*values, limit + 1))
     following = encode_cursor(rows[limit - 1]["name"], rows[limit - 1]["row"]) if len(rows) > limit else None
-    return {"items": [row["item"] for row in rows[:limit]], "next": following, "since": latest}
+    silent = offline(store)
+    return {"items": [_told(row["item"], row["server_id"] in silent) for row in rows[:limit]], "next": following, "since": latest}
+
+
+def _told(item: str, stale: bool) -> str:
+    """An item's JSON text, with whether its server is silent: that changes for many at once, and is therefore not kept in each."""
+    return f'{item[:-1]},"stale":{"true" if stale else "false"}}}'
 
 
 def _listing(store: Store, kind: str, given: dict[str, Any]) -> tuple[str, str, tuple[Any, ...]]:
     """The order of a page by name and its query; the index is chosen here, since the planner would sort."""
     terms, values = _terms(store, given)
     if "tag" in given:
-        sql = "SELECT t.row, t.name, o.item FROM object_tags t CROSS JOIN objects o ON o.row = t.row WHERE t.tag = ? AND t.kind = ? AND o.deleted IS NULL"
+        tagged = "object_tags t CROSS JOIN objects o ON o.row = t.row"
+        sql = f"SELECT t.row, t.name, o.item, o.server_id FROM {tagged} WHERE t.tag = ? AND t.kind = ? AND o.deleted IS NULL"
         return "t.name, t.row", sql + terms, (str(given["tag"]), kind, *values)
     chosen = next((name for name in ("server", "state", "site") if name in given and "name" not in given), "name")
-    sql = f"SELECT o.row, o.name, o.item FROM objects o INDEXED BY objects_{chosen} WHERE o.kind = ? AND o.deleted IS NULL"
+    sql = f"SELECT o.row, o.name, o.item, o.server_id FROM objects o INDEXED BY objects_{chosen} WHERE o.kind = ? AND o.deleted IS NULL"
     return "o.name, o.row", sql + terms, (kind, *values)
 
 
@@ -215,7 +227,7 @@ def _terms(store: Store, given: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
             values += [value[:-1], value[:-1] + LAST_CHARACTER] if prefix else [value, value]
         else:
             terms += f" AND o.{'server_id' if name == 'server' else name} = ?"
-            values.append(server_id_of(store, value) if name == "server" else value)
+            values.append(known_server_id(store, value) if name == "server" else value)
     return terms, tuple(values)
 
 
@@ -226,14 +238,19 @@ def _changes(store: Store, kind: str, limit: int, cursor: Optional[str], given: 
         terms += " AND (o.deleted IS NOT NULL OR EXISTS (SELECT 1 FROM object_tags t WHERE t.row = o.row AND t.tag = ?))"
         values = (*values, str(given["tag"]))
     rows = store.rows(
-        f"SELECT o.id, o.name, o.item, o.sequence, o.deleted FROM objects o INDEXED BY objects_sequence WHERE o.kind = ? AND o.sequence > ?{terms}"
+        f"SELECT o.id, o.name, o.item, o.server_id, o.sequence, o.deleted FROM objects o INDEXED BY objects_sequence WHERE o.kind = ? AND o.sequence > ?{terms}"
         " ORDER BY o.sequence LIMIT ?",
         (kind, after, *values, limit + 1),
     )
     last = rows[:limit][-1]["sequence"] if rows else after
-    items = [row["item"] if row["deleted"] is None else as_json({"id": row["id"], "name": row["name"], "deleted": True}) for row in rows[:limit]]
+    silent = offline(store)
+    items = [_told(row["item"], row["server_id"] in silent) if row["deleted"] is None else _tombstone(row) for row in rows[:limit]]
     more = len(rows) > limit
     return {"items": items, "next": encode_cursor(last) if more else None, "since": last if more else max(last, latest)}
+
+
+def _tombstone(row: Row) -> str:
+    return as_json({"id": row["id"], "name": row["name"], "deleted": True})
 
 
 def locate(store: Store, site: str) -> dict[str, list[str]]:
@@ -246,20 +263,19 @@ def locate(store: Store, site: str) -> dict[str, list[str]]:
 
 
 def drift(store: Store, filters: Optional[dict[str, Any]] = None, limit: int = 100, cursor: Optional[str] = None) -> Page:
-    """A page of the objects whose views differ: {kind, id, name, server, server_id, site, state, restart_required, drift}.
+    """A page of the objects whose views differ, or that are gone though asked for: {kind, id, name, server, server_id, site, state, restart_required, drift}.
 
-    Filters: kind, server, site, name. Raises InvalidSpec.
+    Filters: kind, server, site, name. Raises InvalidSpec, NotFound (no such server).
     """
     checked_limit(limit)
     given = checked_filters(filters, ("kind", "server", "site", "name"))
     terms, values = _terms(store, given)
     if "kind" in given:
-        terms, values = f"{terms} AND o.kind = ?", (*values, str(given["kind"]))
+        terms, values = f"{terms} AND o.kind = ?", (*values, checked_word("kind", str(given["kind"]), BY_NAME))
     if cursor is not None:
         terms, values = f"{terms} AND (o.kind, o.name, o.row) > (?, ?, ?)", (*values, *decode_cursor(cursor, str, str, int))
     rows = store.rows(
-        f"SELECT o.kind, o.name, o.row, o.item FROM objects o INDEXED BY objects_drifted WHERE o.deleted IS NULL AND o.drifted = 1{terms}"
-        " ORDER BY o.kind, o.name, o.row LIMIT ?",
+        f"SELECT o.kind, o.name, o.row, o.item FROM objects o INDEXED BY objects_drifted WHERE o.drifted = 1{terms} ORDER BY o.kind, o.name, o.row LIMIT ?",
         (*values, limit + 1),
     )
     shown = ("kind", "id", "name", "server", "server_id", "site", "state", "restart_required", "drift")
@@ -292,5 +308,5 @@ def latest_sequence(store: Store) -> int:
 
 
 def forget_deleted(store: Store, before: float) -> int:
-    """Forget what was deleted before that time (see KEEP_DELETED); return how many."""
-    return store.write(lambda connection: connection.execute("DELETE FROM objects WHERE deleted < ?", (before,)).rowcount)
+    """Forget what was deleted before that time (see KEEP_DELETED) and is not missed; return how many."""
+    return store.write(lambda connection: connection.execute("DELETE FROM objects WHERE deleted < ? AND drifted = 0", (before,)).rowcount)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from .database import Connection, Row, Store
-from .items import latest_request, refresh, refresh_request
+from .items import is_as_asked, latest_request, refresh, refresh_all_gone, refresh_request
 from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, page_of, shown_time
 
 PENDING, EFFECTIVE, FAILED = "pending", "effective", "failed"
+# What a job says of an object that it did nothing to: whether the object is as asked decides.
+UNTOUCHED = "untouched"
 
 
 def record(connection: Connection, site: str, server_id: Optional[str], kind: str, key: str, asked: Mapping[str, Any], job_id: str) -> None:
@@ -33,8 +35,11 @@ def record(connection: Connection, site: str, server_id: Optional[str], kind: st
     _refresh_objects(connection, site, server_id, kind, key, at)
 
 
-def settle(store: Store, job_id: str, results: Mapping[tuple[str, ...], str]) -> None:
-    """Note for {(kind, key): "effective" | "failed"} what came of a job's requests; a third part of the key narrows it to one server id."""
+def settle(store: Store, job_id: str, results: Mapping[tuple[str, ...], str], errors: Optional[Mapping[tuple[str, ...], str]] = None) -> None:
+    """Note for {(kind, key): "effective" | "failed" | "untouched"} what came of a job's requests; a third part of the key narrows it to one server id.
+
+    What nothing happened to is effective when the object is as asked, and else failed; `errors` says why.
+    """
 
     def change(connection: Connection) -> None:
         for target, state in results.items():
@@ -44,18 +49,21 @@ def settle(store: Store, job_id: str, results: Mapping[tuple[str, ...], str]) ->
             ).fetchall()
             for row in found:
                 if not server or row["server_id"] in (None, server[0]):
-                    _settle(connection, row, kind, key, state, store.now())
+                    reached = state == UNTOUCHED and is_as_asked(connection, row, kind, key)
+                    settled = state if state != UNTOUCHED else EFFECTIVE if reached else FAILED
+                    _settle(connection, row, kind, key, settled, (errors or {}).get(target), store.now())
 
     store.write(change)
 
 
-def _settle(connection: Connection, row: Row, kind: str, key: str, state: str, at: float) -> None:
+def _settle(connection: Connection, row: Row, kind: str, key: str, state: str, error: Optional[str], at: float) -> None:
     if state == EFFECTIVE and from_json(row["asked"]).get("state") == "absent":
         # It is gone as asked: what gets its name later was not asked for by this.
         connection.execute("DELETE FROM requests WHERE id = ?", (row["id"],))
         _refresh_objects(connection, row["site"], row["server_id"], kind, key, at)
     else:
-        connection.execute("UPDATE requests SET state = ?, settled_at = ? WHERE id = ?", (state, at, row["id"]))
+        why = error if state == FAILED else None
+        connection.execute("UPDATE requests SET state = ?, settled_at = ?, error = ? WHERE id = ?", (state, at, why, row["id"]))
         _refresh_objects(connection, row["site"], row["server_id"], kind, key, at, refresh_request)
 
 
@@ -72,10 +80,11 @@ def _refresh_objects(
     for row in rows:
         if row["site"] in (None, site) and server_id in (None, row["server_id"]):
             renew(connection, row["row"], at)
+    refresh_all_gone(connection, kind, key)
 
 
 def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None) -> Page:
-    """A page of requests, the newest first: {id, site, server_id, kind, key, asked, job, state, created_at, settled_at}.
+    """A page of requests, the newest first: {id, site, server_id, kind, key, asked, job, state, error, created_at, settled_at}.
 
     Filters: state, job. Raises InvalidSpec.
     """
@@ -92,6 +101,6 @@ def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: 
 
 
 def _item(row: Row) -> dict[str, Any]:
-    item = {name: row[name] for name in ("id", "site", "server_id", "kind", "key", "state")}
+    item = {name: row[name] for name in ("id", "site", "server_id", "kind", "key", "state", "error")}
     times = {name: shown_time(row[name]) for name in ("created_at", "settled_at")}
     return {**item, **times, "job": row["job_id"], "asked": from_json(row["asked"])}

@@ -128,6 +128,15 @@ def problems_of_servers(database: Database) -> None:
     database.execute("ALTER TABLE servers ADD COLUMN problem TEXT")
 
 
+@MANAGER(name="what_is_gone_and_what_failed")
+def what_is_gone_and_what_failed(database: Database) -> None:
+    """Objects that were asked for and are gone are drift, too; a request that failed says why."""
+    database.execute("DROP INDEX objects_drifted")
+    database.execute("CREATE INDEX objects_drifted ON objects (kind, name, row) WHERE drifted = 1")
+    database.execute("CREATE INDEX objects_gone ON objects (kind, key) WHERE deleted IS NOT NULL")
+    database.execute("ALTER TABLE requests ADD COLUMN error TEXT")
+
+
 @STATISTICS(name="first_tables")
 def first_statistics(database: Database) -> None:
     """The latest statistics of each server, and samples at several steps."""

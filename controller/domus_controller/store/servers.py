@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from domus_core.errors import Conflict, NotFound
 
 from .database import Connection, Row, Store
-from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, page_of, shown_time
+from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, near_or_known, page_of, shown_time
 
 ONLINE, OFFLINE = "online", "offline"
+SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VMS = "SELECT count(*) FROM objects o INDEXED BY objects_server WHERE o.kind = 'vm' AND o.server_id = s.id AND o.deleted IS NULL"
 COUNTED = f"SELECT s.*, ({VMS}) AS vms FROM servers s"
 
@@ -59,10 +61,23 @@ def all(store: Store) -> list[dict[str, Any]]:
     return [_item(row) for row in store.rows(f"{COUNTED} ORDER BY s.name")]
 
 
-def server_id_of(store: Store, id_or_name: str) -> str:
-    """The id of a server that is named by id or name; what is unknown is given back, and matches nothing."""
+def _server_id(store: Store, id_or_name: str) -> Optional[str]:
     found = store.row("SELECT id FROM servers WHERE id = ?1 UNION ALL SELECT id FROM servers WHERE name = ?1", (id_or_name,))
-    return str(found["id"]) if found else id_or_name
+    return str(found["id"]) if found else None
+
+
+def known_server_id(store: Store, id_or_name: str) -> str:
+    """The id of a server that is named by id or name; an id may be that of one that was released. Raises NotFound, with the names that are near."""
+    found = _server_id(store, id_or_name)
+    if found is None and not SERVER_ID.fullmatch(id_or_name):
+        names = [str(row["name"]) for row in store.rows("SELECT name FROM servers s ORDER BY s.name")]
+        raise NotFound("is not a server of this manager", object=f"server {id_or_name}", remedy=near_or_known(id_or_name, names))
+    return found or id_or_name
+
+
+def offline(store: Store) -> frozenset[str]:
+    """The ids of the servers that are silent: what is known of their objects is what they told last."""
+    return frozenset(row["id"] for row in store.rows("SELECT id FROM servers s WHERE s.state != ?", (ONLINE,)))
 
 
 def serial(store: Store, id: str) -> Optional[str]:

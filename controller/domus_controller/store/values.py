@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+import difflib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from domus_core.errors import InvalidSpec
@@ -86,6 +87,22 @@ def checked_filters(filters: Optional[dict[str, Any]], known: Sequence[str]) -> 
         if name not in known:
             raise InvalidSpec("is not a filter of this list", field=name, remedy=f"Filters: {', '.join(known)}")
     return given
+
+
+def checked_word(name: str, value: str, known: Iterable[str]) -> str:
+    """The value of a filter. Raises InvalidSpec, with what is near or else all that is known, unless it is one of those known."""
+    words = list(known)
+    if value not in words:
+        raise InvalidSpec(f"is not a {name} of this list", field=name, value=value, remedy=near_or_known(value, words))
+    return value
+
+
+def near_or_known(value: str, known: Sequence[str], most: int = 20) -> str:
+    """What to write instead of a word that is not known."""
+    near = difflib.get_close_matches(value[:100], known, n=3)
+    if near:
+        return f"Did you mean {' or '.join(near)}?"
+    return f"Known: {', '.join(known[:most])}{', ...' if len(known) > most else ''}" if known else "There is none yet"
 
 
 def page_of(rows: Sequence[Any], limit: int, shown: Callable[[Any], Any], key: Callable[[Any], tuple[Any, ...]]) -> Page:

@@ -42,8 +42,13 @@ def render_plan(plan: Plan) -> str:
         lines.append(f"{SIGNS.get(step.action, '~')} {step.action} {step.name}  ({step.reason})")
         lines += [f"    {render_change(change)}" for change in step.changes]
     objects = {(step.kind, step.key) for step in plan.steps}
-    lines.append(f"{len(objects)} objects to change, {len(plan.steps)} steps" if plan.steps else "nothing to change")
+    lines.append(f"{counted(len(objects), 'object')} to change, {counted(len(plan.steps), 'step')}" if plan.steps else "nothing to change")
     return "\n".join(lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of them, in the singular or the plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def render_change(change: Change) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from domus_agent import forced_changes, observer
 from domus_agent.addresses import AddressBook
 from domus_agent.config import AgentConfig
 from domus_agent.domain_states import Domain, differences
+from domus_agent.libvirt_events import Seen
 from domus_agent.observer import OBJECTS_AT_ONCE, UNTOLD_FACTS, Observer
 from domus_agent.store import AgentStore
 from domus_core import description
@@ -228,7 +231,23 @@ def test_forced_changes_become_events_once(watched: Watched) -> None:
     wait_for(lambda: path.read_text() == "")
     first, second = watched.records()
     assert first["kind"] == second["kind"] == "server.forced_local_change" and first["severity"] == "warning"
-    assert (first["data"]["site"], first["data"]["actions"], second["data"]) == ("paris", ["stop vm a"], {"unreadable": "nonsense"})
+    assert (first["data"]["site"], first["data"]["actions"], second["data"]) == ("paris", "stop vm a", {"unreadable": "nonsense"})
+    assert first["data"]["user"] == pwd.getpwuid(os.getuid()).pw_name and first["data"]["at"].endswith("Z")
+
+
+def test_of_many_forced_changes_the_first_are_named(tmp_path: Path) -> None:
+    forced_changes.write_down(str(tmp_path), "paris", [f"start vm {number}" for number in range(13)])
+    heard: Records = []
+    forced_changes.take_forced_changes(str(tmp_path), lambda changes: not heard.extend(changes))
+    assert heard[0]["actions"].startswith("start vm 0, start vm 1, ") and heard[0]["actions"].endswith("start vm 9 and 3 more")
+
+
+def test_a_guest_that_reboots_in_a_loop_is_told_once(watched: Watched) -> None:
+    for dummy in range(5):
+        watched.observer._seen.put(Seen("vm.rebooted", object_kind="vm", name="test"))
+    watched.connection.lookupByName("test").destroy()
+    wait_for(lambda: ("event", "vm.stopped") in watched.kinds())
+    assert watched.kinds().count(("event", "vm.rebooted")) == 1
 
 
 def test_forced_changes_stay_until_they_could_be_reported(tmp_path: Path) -> None:
@@ -244,7 +263,7 @@ def test_forced_changes_stay_until_they_could_be_reported(tmp_path: Path) -> Non
         return True
 
     forced_changes.take_forced_changes(str(tmp_path), report)
-    assert [change["actions"] for change in heard] == [["stop vm a"]]
+    assert [change["actions"] for change in heard] == ["stop vm a"]
     assert (tmp_path / forced_changes.FILE).read_text() == '{"late": true}\n'
 
 

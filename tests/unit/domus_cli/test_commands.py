@@ -84,10 +84,10 @@ def test_every_kind_has_a_list(manager: FakeManager, domus: Domus) -> None:
 def test_a_plan_is_shown_and_tells_by_its_code(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     document, kept = tmp_path / "site.yml", tmp_path / "plan"
     document.write_text("vms: [{name: web1, memory: 256MiB}]")
-    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": True, "objects": PLANNED, "errors": []}
+    manager.answers["POST", "/api/v1/plans"] = {"id": PLAN, "changed": True, "objects": PLANNED, "errors": []}
     said = domus("plan", "-f", str(document), "--out", str(kept))
     assert said.code == 2
-    assert manager.asked == [("POST", "/api/v1/apply", {"vms": [{"name": "web1", "memory": "256MiB"}]}, {"check": True})]
+    assert manager.asked == [("POST", "/api/v1/plans", {"vms": [{"name": "web1", "memory": "256MiB"}]}, {})]
     assert "~ vm web1 on s1: to be changed\n      memory: 128MiB -> 256MiB" in said.out
     assert "+ vm new on s1: to be created (start)" in said.out
     assert "- vm old on s1: to be deleted (kill)" in said.out
@@ -99,7 +99,7 @@ def test_a_plan_is_shown_and_tells_by_its_code(manager: FakeManager, domus: Domu
 
 def test_a_plan_with_nothing_to_do_is_zero(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     (tmp_path / "site.yml").write_text("{}")
-    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": False, "objects": [], "errors": []}
+    manager.answers["POST", "/api/v1/plans"] = {"id": PLAN, "changed": False, "objects": [], "errors": []}
     said = domus("plan", "-f", str(tmp_path / "site.yml"))
     assert (said.code, said.out) == (0, "No changes. The servers match the document.\n")
 
@@ -107,7 +107,7 @@ def test_a_plan_with_nothing_to_do_is_zero(manager: FakeManager, domus: Domus, t
 def test_a_plan_that_can_not_be_carried_out_says_why_and_is_no_plan(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     (tmp_path / "site.yml").write_text("{}")
     errors = [Conflict("a disk can not shrink", object=f"vm {name}", field="disks[data].size").as_dict() for name in ("db1", "db2")]
-    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": False, "objects": [], "errors": errors}
+    manager.answers["POST", "/api/v1/plans"] = {"id": PLAN, "changed": False, "objects": [], "errors": errors}
     said = domus("plan", "-f", str(tmp_path / "site.yml"), "--out", str(tmp_path / "kept"))
     assert said.code == 1 and said.out == "" and "vm db1 disks[data].size: a disk can not shrink" in said.err and "vm db2" in said.err
     assert not (tmp_path / "kept").exists()
@@ -117,7 +117,7 @@ def test_a_plan_that_can_not_be_carried_out_says_why_and_is_no_plan(manager: Fak
 def test_what_is_neither_a_plan_nor_a_file_is_told(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     assert "neither a file nor the id of a plan" in domus("apply", "missing.plan").err
     (tmp_path / "site.yml").write_text("{}")
-    manager.answers["POST", "/api/v1/apply"] = {"id": PLAN, "changed": True, "objects": PLANNED, "errors": []}
+    manager.answers["POST", "/api/v1/plans"] = {"id": PLAN, "changed": True, "objects": PLANNED, "errors": []}
     said = domus("plan", "-f", str(tmp_path / "site.yml"), "--out", "/nonexistent/plan")
     assert said.code == 1 and "No such file or directory" in said.err and PLAN in said.err
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pwd
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,10 @@ from domus_controller.deployment import nginx_command
 from domus_controller.security import passwords
 from domus_controller.store import tokens, users
 from domus_controller.store.database import Store
+
+from tests.support.stack import install
+
+ACCOUNT = pwd.getpwnam("proxy")
 
 
 class Machine:
@@ -104,7 +112,69 @@ def test_a_backup_can_be_restored(machine: Machine) -> None:
 
 def test_the_audit_chain_is_verified(machine: Machine) -> None:
     machine.run("init")
-    assert machine.run("verify-audit").startswith("0 jobs")
+    assert machine.run("verify-audit").startswith("ok: 0 jobs, head ")
+
+
+def test_a_backup_replaces_nothing_and_makes_no_directory(machine: Machine) -> None:
+    machine.run("init")
+    copy = machine.directory / "copy.db"
+    machine.run("backup", str(copy))
+    content = copy.read_bytes()
+    assert "another name" in machine.run("backup", str(copy), expected=1) and copy.read_bytes() == content
+    assert "nowhere" in machine.run("backup", str(machine.directory / "nowhere" / "copy.db"), expected=1)
+    assert not (machine.directory / "nowhere").exists()
+
+
+def test_a_damaged_backup_is_answered_with_another_one(machine: Machine) -> None:
+    machine.run("init")
+    bad = machine.directory / "bad.db"
+    bad.write_text("nonsense " * 1000)
+    told = machine.run("restore", str(bad), expected=1)
+    assert "Use another backup" in told and "the last backup" not in told
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["backup"], ["token", "destroy", "x"]])
+def test_wrong_usage_is_64(machine: Machine, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 64
+
+
+@pytest.fixture
+def foreign(capsys: pytest.CaptureFixture[str]) -> Iterator[Machine]:
+    """A machine whose manager has an account of its own."""
+    if os.geteuid() != 0:
+        pytest.fail("this needs root: sudo .venv/bin/pytest")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        made = Machine(directory, capsys)
+        (directory / "state").mkdir(mode=0o700)
+        os.chown(directory / "state", ACCOUNT.pw_uid, ACCOUNT.pw_gid)
+        yield made
+
+
+def as_root(machine: Machine, *words: str) -> int:
+    """The exit code of a command that root starts, in a process of its own: it does not stay root."""
+    # Installed, since the manager's account may not read this checkout.
+    command = [install() / "bin/domus-manager", "--config", machine.configuration, *words]
+    return subprocess.run(command, cwd="/", check=False).returncode
+
+
+def test_what_root_does_leaves_everything_to_the_managers_account(foreign: Machine) -> None:
+    private = foreign.directory / "root-only"
+    private.mkdir(mode=0o700)
+    assert as_root(foreign, "init") == 0
+    assert as_root(foreign, "backup", str(private / "copy.db")) == 0
+    assert as_root(foreign, "restore", str(private / "copy.db")) == 0
+    (foreign.directory / "state/statistics.db").unlink()
+    assert as_root(foreign, "backup", str(private / "other.db")) == 0
+    assert as_root(foreign, "token", "create", "x") == as_root(foreign, "nginx-conf") == 0
+    made = [path for name in ("state", "run") for path in [foreign.directory / name, *(foreign.directory / name).rglob("*")]]
+    assert len(made) > 8 and {path.stat().st_uid for path in made} == {ACCOUNT.pw_uid}, made
+    assert (foreign.directory / "state/manager.db").stat().st_mode & 0o777 == 0o600
+    assert {path.stat().st_uid for path in private.iterdir()} == {0} and all(path.stat().st_mode & 0o077 == 0 for path in private.iterdir())
+    assert f"user {ACCOUNT.pw_name} " in (foreign.directory / "run/nginx.conf").read_text(), "nginx itself may be started by root"
 
 
 def test_status_says_what_does_not_run(machine: Machine) -> None:

@@ -30,7 +30,7 @@ def test_as_a_command(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "plugins" / "module_utils")}
     done = subprocess.run([sys.executable, "-m", "domus_core", *split("limits-raised", tmp_path)], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr == ""
-    assert done.stdout.splitlines()[0] == "~ update vm web1  (it differs)" and done.stdout.splitlines()[-1] == "1 objects to change, 1 steps"
+    assert done.stdout.splitlines()[0] == "~ update vm web1  (it differs)" and done.stdout.splitlines()[-1] == "1 object to change, 1 step"
 
 
 def test_nothing_to_change_returns_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -103,9 +104,20 @@ def test_an_agent_that_breaks_off_is_asked_again_for_the_same_operation(job: Job
     made: list[Any] = []
     agent = job.add("a", lambda document: made.append(document) or [status("queued"), status("succeeded")])  # type: ignore[func-returns-value]
     agent.silent = 3
-    outcomes, dummy = job.run()
+    outcomes, lines = job.run()
     assert outcomes["a"]["state"] == "succeeded" and len(made) == 1
+    assert len(lines) == 1 and re.fullmatch(r"name-a: does not answer; tried again until \d\d:\d\d:\d\d UTC", lines[0]), lines
     assert len([call for call in agent.calls if call[0] == "submit"]) >= 3 and {call[1]["operation"] for call in agent.calls} == {"op-a"}
+
+
+def test_an_agent_that_stays_away_is_told_again_and_again_and_then_what_to_do(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("PAUSE", 0.01), ("TOLD_AGAIN", 0.02), ("RETRIED", 0.3)):
+        monkeypatch.setattr(agents, name, seconds)
+    job.add("a", lambda document: [status("succeeded")])
+    job.agents.pop("a").close()
+    outcomes, lines = job.run()
+    assert outcomes["a"]["state"] == "unreachable" and "relaunch the job" in outcomes["a"]["error"]["remedy"]
+    assert len(lines) > 1 and all("does not answer" in line for line in lines)
 
 
 def test_one_agent_that_is_gone_does_not_stop_the_others(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ class FakeJobs:
 
     def verb(self, vm_id: str, verb: str, *, by: str, force: bool = False, timeout: int | None = None) -> dict[str, Any]:
         self.verbs.append((vm_id, verb, force, timeout))
-        return self._create(kind="verb", created_by=by, reason=verb)
+        return self._create(kind=verb, created_by=by, reason=verb)
 
     def cancel(self, job_id: str, *, by: str) -> dict[str, Any]:
         return jobs.request_cancel(self.store, job_id, by)
@@ -176,4 +176,4 @@ def basic(name: str, password: str = PASSWORD) -> dict[str, str]:
 
 def route_like(permission: str) -> Any:
     """Something that the gate takes for a route."""
-    return SimpleNamespace(permission=permission)
+    return SimpleNamespace(permission=permission, instead="")

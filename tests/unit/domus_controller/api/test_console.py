@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import simple_websocket
+from domus_controller.console import _bound_sending
 from domus_core.errors import Unreachable
 from werkzeug.serving import make_server
 
@@ -116,3 +119,38 @@ def test_the_gate_stands_before_the_console(manager: Manager, address: str, cons
     with pytest.raises(simple_websocket.ConnectionError) as raised:
         simple_websocket.Client(f"ws://{address}/web1/console", headers={**basic("operator"), "Origin": "https://evil.example"})
     assert raised.value.status_code == 403
+
+
+def test_who_loses_a_console_hears_who_took_it(manager: Manager, address: str, console: FakeConsole) -> None:
+    first = connect(manager, address)
+    first.send(b"a")
+    assert first.receive(timeout=20) == b"A"
+    second = FakeConsole()
+    manager.agents.consoles[next(iter(manager.agents.consoles))] = second
+    taking = simple_websocket.Client(f"ws://{address}/web1/console?force=true", headers={"Authorization": f"Bearer {manager.tokens['administrator']}"})
+    taking.send(b"b")
+    assert taking.receive(timeout=20) == b"B"
+    console.output.put(None)  # the agent ends the console of the first
+    end = end_of(first)
+    assert "administrator took this console over" in str(end.message)
+    taking.close()
+    wait_until_free(manager)
+    assert manager.parts.relays._sides == {}
+
+
+def test_a_console_that_can_not_be_taken_stays_with_its_owner(manager: Manager, address: str, console: FakeConsole) -> None:
+    first = connect(manager, address)
+    first.send(b"a")
+    assert first.receive(timeout=20) == b"A"
+    manager.agents.failure = Unreachable("does not answer", object="server srv1")
+    assert "does not answer" in str(end_of(simple_websocket.Client(f"ws://{address}/web1/console?force=true", headers=basic("operator"))).message)
+    manager.agents.failure = None
+    console.output.put(None)
+    assert end_of(first).message == "the VM has ended"
+
+
+def test_a_side_that_is_gone_already_is_no_surprise() -> None:
+    one, other = socket.socketpair()
+    one.close()
+    other.close()
+    _bound_sending(SimpleNamespace(sock=one))

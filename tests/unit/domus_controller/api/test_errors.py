@@ -124,3 +124,15 @@ def test_every_error_of_the_core_has_its_status(kind: type[DomusError]) -> None:
 
 def test_several_errors_have_the_status_of_the_first() -> None:
     assert problem_of(Refused([InvalidSpec("a"), InvalidSpec("b")]))["status"] == 400
+
+
+def test_an_address_that_is_not_there_is_told_in_our_own_words(manager: Manager) -> None:
+    missing = manager.call("GET", "/api/v1/nothing").json
+    assert (missing["code"], missing["object"], missing["detail"]) == ("not_found", "GET /api/v1/nothing", "there is no such address")
+    wrong = manager.call("PATCH", "/api/v1/me").json
+    assert (wrong["status"], wrong["object"]) == (405, "PATCH /api/v1/me") and "GET" in wrong["remedy"]
+
+
+def test_an_empty_body_is_called_empty(manager: Manager) -> None:
+    answer = manager.call("POST", "/api/v1/vms", data="", content_type="application/json").json
+    assert (answer["code"], answer["detail"]) == ("invalid_spec", "is empty") and "NoneType" not in str(answer)

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from domus_controller.store import objects
+from domus_controller.store import objects, servers
 
-from tests.unit.domus_controller.api.fakes import OTHER_SERVER, Manager
+from tests.unit.domus_controller.api.fakes import OTHER_SERVER, SERVER, Manager
 
 
 def names(page: Any) -> list[str]:
@@ -140,3 +140,15 @@ def test_drift_is_listed(manager: Manager) -> None:
     )
     [item] = manager.get("/api/v1/drift?kind=vm")["items"]
     assert (item["name"], item["drift"][0]["field"], item["drift"][0]["recorded"], item["drift"][0]["defined"]) == ("web1", "cpus", 3, 2)
+
+
+def test_a_copy_that_turns_stale_is_another_answer(manager: Manager) -> None:
+    manager.report("vm", "web1")
+    path = "/api/v1/vms/web1"
+    first = manager.call("GET", path)
+    assert first.json["stale"] is True and manager.get("/api/v1/vms")["items"][0]["stale"] is True
+    assert manager.call("GET", path, headers={"If-None-Match": first.headers["ETag"]}).status_code == 304
+    manager.parts.store.write(lambda connection: servers.heard_from(connection, SERVER, manager.parts.store.now(), "1", "up"))
+    second = manager.call("GET", path, headers={"If-None-Match": first.headers["ETag"]})
+    assert (second.status_code, second.json["stale"]) == (200, False)
+    assert manager.call("PUT", path, json={"cpus": 4}, headers={"If-Match": first.headers["ETag"]}).status_code == 202

@@ -97,3 +97,9 @@ def test_the_whole_manager_starts_and_stops(tmp_path: Path) -> None:
         stop_parts(parts)
     with pytest.raises(DriverError):
         parts.store.write(lambda connection: None)
+
+
+def test_summaries_are_right_english() -> None:
+    summaries = {operation["summary"] for operations in openapi_document(ROUTES)["paths"].values() for operation in operations.values()}
+    assert {"List repositories", "Create an ISO image", "List VMs", "Delete a virtual disk"} <= summaries
+    assert not any(wrong in summary for summary in summaries for wrong in ("repositorys", "a iso", "vms"))

@@ -168,3 +168,29 @@ def test_events_are_listed_and_streamed(manager: Manager) -> None:
     answer.close()
     [message] = messages(b"".join(parts).decode())
     assert (message["event"], message["data"]["kind"], message["data"]["server"]) == ("event", "vm.stopped", "srv1")
+
+
+def test_a_viewer_may_plan_but_not_apply(manager: Manager) -> None:
+    assert manager.call("POST", "/api/v1/plans", "viewer", json=DOCUMENT).status_code == 201
+    for path in ("/api/v1/apply", "/api/v1/apply?check=true"):
+        refused = manager.call("POST", path, "viewer", json=DOCUMENT)
+        assert refused.status_code == 403
+        assert "role operator" in refused.json["remedy"] and "administrator" in refused.json["remedy"] and "POST /api/v1/plans" in refused.json["remedy"]
+
+
+def test_jobs_are_filtered_by_verb_and_unknown_kinds_are_refused(manager: Manager) -> None:
+    manager.report("vm", "web1")
+    manager.call("POST", "/api/v1/vms/web1/stop")
+    manager.call("POST", "/api/v1/apply", json=DOCUMENT)
+    assert [one["kind"] for one in manager.get("/api/v1/jobs?kind=stop")["items"]] == ["stop"]
+    assert [one["kind"] for one in manager.get("/api/v1/jobs?kind=apply")["items"]] == ["apply"]
+    for word, remedy in (("nope", "Known: apply, start"), ("stpo", "Did you mean stop")):
+        refused = manager.call("GET", f"/api/v1/jobs?kind={word}")
+        assert (refused.status_code, refused.json["code"], refused.json["field"]) == (400, "invalid_spec", "kind")
+        assert remedy in refused.json["remedy"]
+
+
+@pytest.mark.parametrize("path", ["events?server=srv", "vms?server=srv", "drift?server=srv", "vms/web1?server=srv", "events/stream?server=srv"])
+def test_an_unknown_server_is_not_an_empty_list(manager: Manager, path: str) -> None:
+    refused = manager.call("GET", f"/api/v1/{path}")
+    assert refused.status_code == 404 and "srv1" in refused.json["remedy"]

@@ -180,7 +180,7 @@ def test_a_verb_is_one_operation_with_the_id_of_its_job(room: Room) -> None:
     job = room.jobs.verb(vm_id, "start", by="ann", timeout=5)
     assert job["objects"] == [{"kind": "vm", "name": "web1"}]
     ended = room.ended(job)
-    assert (ended["state"], ended["changed"], ended["kind"]) == ("succeeded", True, "verb")
+    assert (ended["state"], ended["changed"], ended["kind"]) == ("succeeded", True, "start")
     sent = room.agents.submitted[0][1]
     assert (sent["operation"], sent["verb"], sent["vm"], sent["timeout"], sent["site"]) == (job["id"], "start", vm_id, 5, "default")
     item = objects.find(room.store, "vm", vm_id)
@@ -331,3 +331,8 @@ def test_a_plan_tells_which_server_did_not_answer(pair: Room) -> None:
 def test_waiting_for_an_unknown_job_is_refused(room: Room) -> None:
     with pytest.raises(NotFound):
         room.jobs.wait("nobody", 1)
+
+
+def test_an_empty_document_is_called_empty(room: Room) -> None:
+    with pytest.raises(InvalidSpec, match="document: is empty"):
+        room.jobs.apply(None, by="ann")

@@ -32,6 +32,7 @@ def test_one_object_failed_and_the_others_have_taken_effect() -> None:
     found = outcome_of(statuses, NAMES, targets)
     assert (found.state, found.changed, found.error) == ("failed", True, DriverError("no").as_dict())
     assert list(found.requests.values()) == ["effective", "failed", "effective"]
+    assert found.reasons == {("vm", "b", "s1"): "no"}
 
 
 def test_several_errors_are_told_together() -> None:
@@ -42,7 +43,7 @@ def test_several_errors_are_told_together() -> None:
 def test_a_server_without_an_answer_fails_what_was_asked_of_it() -> None:
     found = outcome_of({"s1": status("unreachable", error={"code": "unreachable", "message": "gone"})}, NAMES, [("vm", "a", "s1")])
     assert found.state == "failed" and found.error == {"code": "unreachable", "message": "gone", "object": "server one"}
-    assert found.requests == {("vm", "a", "s1"): "failed"}
+    assert found.requests == {("vm", "a", "s1"): "untouched"} and found.reasons == {("vm", "a", "s1"): "server one: gone"}
 
 
 def test_a_failure_that_nobody_explains_is_a_failure() -> None:
@@ -70,4 +71,13 @@ def test_time_and_restart_are_failures() -> None:
 
 
 def test_a_job_that_did_nothing_fails_all_its_requests() -> None:
-    assert failure(DriverError("no"), [("vm", "a", "s1")]).requests == {("vm", "a", "s1"): "failed"}
+    found = failure(DriverError("no"), [("vm", "a", "s1")])
+    assert found.requests == {("vm", "a", "s1"): "untouched"} and found.reasons == {("vm", "a", "s1"): "no"}
+
+
+def test_a_cancelled_job_says_what_had_been_done() -> None:
+    done, left = {**entry("a"), "actions": ["create", "start"]}, {**entry("b", Cancelled("left off")), "actions": []}
+    found = outcome_of({"s1": status("cancelled", done, left)}, NAMES, [("vm", "a", "s1"), ("vm", "b", "s1")], Cancelled("by ann"))
+    assert found.result is not None and found.result["done"] == [{"server": "one", "kind": "vm", "name": "a", "actions": ["create", "start"]}]
+    assert found.error is not None and found.error["message"] == "by ann; done before that: vm a (create, start)"
+    assert list(found.requests.values()) == ["effective", "untouched"]

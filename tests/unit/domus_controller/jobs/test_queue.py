@@ -34,7 +34,7 @@ def test_the_same_name_on_another_server_is_another_object() -> None:
 
 def test_playbooks_wait_for_a_place_and_verbs_do_not() -> None:
     running = [job("1", "a"), job("2", "b")]
-    starts, waiting = startable(running, [job("3", "c"), job("4", "d", kind="verb")], 2)
+    starts, waiting = startable(running, [job("3", "c"), job("4", "d", kind="start")], 2)
     assert (names(starts), waiting) == (["4"], {"3": None})
 
 

@@ -95,3 +95,37 @@ def test_other_kinds_have_drift_too() -> None:
     assert [one["field"] for one in drift("network", {"name": "lan", "subnet": "192.0.2.0/24"}, None, {"name": "lan", "subnet": "198.51.100.0/24"}, None)] == [
         "subnet"
     ]
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("memory", "defined", "memory_max", "wanted"),
+    [
+        (GIB // 2, GIB, GIB, GIB // 2),
+        (GIB + GIB // 2, GIB, 2 * GIB, GIB + GIB // 2),
+        (GIB - (8 << 20), GIB, GIB, None),  # a balloon lags by a few pages
+        (2 * GIB, GIB, 2 * GIB, None),  # a guest that boots, or has no balloon driver
+        (None, GIB, GIB, None),
+    ],
+)
+def test_memory_that_somebody_set_live_is_seen(memory: Optional[int], defined: int, memory_max: int, wanted: Optional[int]) -> None:
+    spec = {"memory": defined, "memory_max": memory_max}
+    found = drift("vm", None, {"memory": defined}, spec, True, measured={"memory": memory})
+    assert found == ([] if wanted is None else [{"field": "memory", "asked": None, "recorded": defined, "defined": defined, "running": wanted}])
+    assert drift("vm", None, spec, spec, None, measured={"memory": memory}) == []
+
+
+def test_a_changed_definition_shows_the_memory_that_really_runs() -> None:
+    asked = {"memory": GIB}
+    (found,) = drift("vm", asked, asked, {"memory": GIB // 2, "memory_max": GIB}, True, measured={"memory": GIB})
+    assert found == {"field": "memory", "asked": GIB, "recorded": GIB, "defined": GIB // 2, "running": GIB}
+
+
+def test_a_vm_without_a_definition_has_drift_if_somebody_wanted_it() -> None:
+    spec = {"name": "web1"}
+    wanted = [{"field": "name", "asked": "web1", "recorded": None, "defined": None, "running": "web1"}]
+    assert drift("vm", spec, None, spec, True, measured={"persistent": False}) == wanted
+    assert drift("vm", None, None, spec, True, measured={"persistent": False}) == []
+    assert drift("vm", spec, spec, spec, True, measured={"persistent": True}) == []

@@ -76,14 +76,14 @@ def test_events_are_numbered_from_one(store: Store) -> None:
 
 def test_pages_are_newest_first_whatever_the_clock_says(store: Store, clock: Clock) -> None:
     for number in range(5):
-        create(store, str(number), kind="verb" if number % 2 else "apply")
+        create(store, str(number), kind="start" if number % 2 else "apply")
         clock.at -= 3600
     jobs.finish(store, "3", "failed", False)
     assert [job["id"] for job in jobs.page(store)["items"]] == ["4", "3", "2", "1", "0"]
     first = jobs.page(store, 2)
     assert [job["id"] for job in jobs.page(store, 2, first["next"])["items"]] == ["2", "1"]
-    assert [job["id"] for job in jobs.page(store, filters={"kind": "verb"})["items"]] == ["3", "1"]
-    assert [job["id"] for job in jobs.page(store, filters={"state": "failed", "kind": "verb"})["items"]] == ["3"]
+    assert [job["id"] for job in jobs.page(store, filters={"kind": "start"})["items"]] == ["3", "1"]
+    assert [job["id"] for job in jobs.page(store, filters={"state": "failed", "kind": "start"})["items"]] == ["3"]
     with pytest.raises(InvalidSpec):
         jobs.page(store, filters={"owner": "x"})
 

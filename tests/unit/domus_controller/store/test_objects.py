@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_pages_come_in_order_and_miss_nothing(store: Store) -> None:
         ({"site": "other"}, []),
         ({"tag": "even"}, [0, 2, 4]),
         ({"tag": "even", "state": "running", "site": "default", "server": "first", "name": "vm00002"}, [2]),
-        ({"server": "unknown"}, []),
+        ({"server": str(uuid.UUID(int=9))}, []),
     ],
 )
 def test_filters(store: Store, filters: dict[str, Any], wanted: list[int]) -> None:
@@ -75,6 +76,11 @@ def test_wrong_limits_cursors_and_filters_are_refused(store: Store) -> None:
     for arguments in ({"limit": 0}, {"limit": 1001}, {"cursor": "x"}, {"cursor": "WzFd"}, {"cursor": "é"}, {"filters": {"colour": "red"}}):
         with pytest.raises(InvalidSpec):
             objects.page(store, "vm", **arguments)
+    with pytest.raises(InvalidSpec, match="Did you mean network"):
+        objects.drift(store, {"kind": "netwrok"})
+    for work in (lambda: objects.page(store, "vm", filters={"server": "frist"}), lambda: events.page(store, filters={"server": "frist"})):
+        with pytest.raises(NotFound, match="Did you mean first"):
+            work()
 
 
 def test_the_feed_tells_each_change_once_with_what_is_gone(store: Store) -> None:
@@ -220,7 +226,7 @@ CURSOR = encode_cursor("vm00001", 1)
         lambda store: objects.find(store, "vm", "vm00001"),
         lambda store: objects.page(store, "vm"),
         lambda store: objects.page(store, "vm", 100, CURSOR),
-        *(lambda store, name=name: objects.page(store, "vm", 100, CURSOR, {name: "web"}) for name in objects.FILTERS),
+        *(lambda store, name=name: objects.page(store, "vm", 100, CURSOR, {name: "first" if name == "server" else "web"}) for name in objects.FILTERS),
         lambda store: objects.page(store, "vm", 100, CURSOR, {"name": "vm*", "state": "running"}),
         lambda store: objects.page(store, "vm", since=1),
         lambda store: objects.page(store, "vm", 10, encode_cursor(4), {"state": "running", "tag": "x"}, 1),
@@ -235,7 +241,7 @@ CURSOR = encode_cursor("vm00001", 1)
         lambda store: requests.page(store, 10, encode_cursor(5), {"state": "failed"}),
         lambda store: events.page(store),
         lambda store: events.page(store, since=4),
-        *(lambda store, name=name: events.page(store, 10, encode_cursor(5), {name: "x"}) for name in events.FILTERS),
+        *(lambda store, name=name: events.page(store, 10, encode_cursor(5), {name: "first" if name == "server" else "x"}) for name in events.FILTERS),
         lambda store: servers.page(store),
         lambda store: servers.find(store, "first"),
     ],
@@ -247,3 +253,71 @@ def test_no_hot_query_reads_more_than_its_answer(store: Store, work: Any) -> Non
     for detail in plans_of(store, lambda: work(store)):
         assert "TEMP B-TREE" not in detail, detail
         assert not detail.startswith("SCAN") or "USING" in detail or detail in allowed, detail
+
+
+def ask(store: Store, asked: dict[str, Any], key: str = "vm00001") -> None:
+    store.write(lambda connection: requests.record(connection, "default", FIRST, "vm", key, {"name": key, **asked}, "job"))
+
+
+def test_what_was_asked_for_and_is_gone_is_drift_until_it_is_back(store: Store) -> None:
+    put_all(store, [described(1), described(2)])
+    ask(store, {"state": "running"})
+    take_away(store, "vm00001")
+    take_away(store, "vm00002")
+    (row,) = objects.drift(store)["items"]
+    assert (row["kind"], row["name"], row["server"], row["id"], row["state"]) == ("vm", "vm00001", "first", vm_id(1), None)
+    assert row["drift"] == [{"field": "state", "asked": "running", "recorded": None, "defined": None, "running": None}]
+    assert names(objects.page(store, "vm")) == [] and objects.forget_deleted(store, store.now() + 1) == 1
+    requests.settle(store, "job", {("vm", "vm00001"): "effective"})
+    assert names(objects.drift(store, {"kind": "vm", "server": "first", "site": "default"})) == ["vm00001"]
+    put(store, described(1))
+    assert objects.drift(store)["items"] == [] and names(objects.page(store, "vm")) == ["vm00001"]
+
+
+def test_what_is_made_anew_or_lives_elsewhere_is_not_gone(store: Store) -> None:
+    put_all(store, [described(1), described(2)])
+    ask(store, {})
+    ask(store, {}, "vm00002")
+    take_away(store, "vm00001")
+    take_away(store, "vm00002")
+    assert names(objects.drift(store)) == ["vm00001", "vm00002"]
+    put(store, described(7, key="vm00001"))
+    put(store, described(2), SECOND)
+    assert objects.drift(store)["items"] == []
+
+
+def test_what_domus_deleted_failed_to_make_or_lost_with_its_server_is_no_drift(store: Store) -> None:
+    put_all(store, [described(1), described(2), described(3)])
+    ask(store, {"state": "absent"})
+    ask(store, {}, "vm00002")
+    requests.settle(store, "job", {("vm", "vm00002"): "failed"})
+    ask(store, {}, "vm00003")
+    for key in ("vm00001", "vm00002"):
+        take_away(store, key)
+        assert objects.drift(store)["items"] == []
+    take_away(store, "vm00003")
+    assert names(objects.drift(store)) == ["vm00003"]
+    servers.remove(store, FIRST)
+    assert objects.drift(store)["items"] == []
+
+
+def test_a_deletion_of_what_is_gone_ends_the_drift(store: Store) -> None:
+    put(store, described(1))
+    ask(store, {})
+    take_away(store, "vm00001")
+    ask(store, {"state": "absent"})
+    assert objects.drift(store)["items"] == []
+
+
+def test_items_of_a_server_that_is_not_online_are_stale(store: Store) -> None:
+    put(store, described(1))
+
+    def stale() -> set[bool]:
+        pages = [objects.page(store, "vm", since=since)["items"] for since in (None, 0)]
+        return {objects.find(store, "vm", "vm00001")["stale"], *(one["stale"] for items in pages for one in items)}
+
+    assert stale() == {True}
+    store.write(lambda connection: servers.heard_from(connection, FIRST, store.now(), "1", "up"))
+    assert stale() == {False}
+    servers.mark_silent(store, store.now() + 1)
+    assert stale() == {True}

@@ -89,3 +89,28 @@ def test_what_failed_before_there_was_an_object_is_listed(store: Store) -> None:
     assert [(one["key"], one["job"], one["asked"]) for one in found] == [("vm00001", "job", {"name": "vm00001"})]
     first = requests.page(store, 1)
     assert [one["key"] for one in first["items"] + requests.page(store, 1, first["next"])["items"]] == ["other", "vm00001"]
+
+
+def test_what_nothing_happened_to_is_effective_when_it_is_as_asked(store: Store) -> None:
+    put(store, described(1))
+    put(store, described(2))
+    ask(store, {"name": "vm00001", "memory": 1 << 30, "state": "running"})
+    ask(store, {"name": "vm00002", "memory": 2 << 30}, key="vm00002")
+    ask(store, {"name": "vm00003"}, key="vm00003")
+    targets = [("vm", f"vm0000{number}") for number in (1, 2, 3)]
+    requests.settle(store, "job", dict.fromkeys(targets, "untouched"), dict.fromkeys(targets, "server first: does not answer"))
+    assert shown(store)["request"] == {"job": "job", "state": "effective"}
+    failed = {"job": "job", "state": "failed", "error": "server first: does not answer"}
+    assert objects.find(store, "vm", "vm00002")["request"] == failed
+    assert {one["key"]: one["error"] for one in requests.page(store, filters={"state": "failed"})["items"]} == dict.fromkeys(
+        ("vm00002", "vm00003"), "server first: does not answer"
+    )
+
+
+def test_a_deletion_that_nothing_happened_to_is_effective_when_the_object_is_gone(store: Store) -> None:
+    put(store, described(1))
+    ask(store, {"name": "vm00001", "state": "absent"})
+    ask(store, {"name": "vm00002", "state": "absent"}, key="vm00002")
+    requests.settle(store, "job", {("vm", "vm00001"): "untouched", ("vm", "vm00002"): "untouched"})
+    assert shown(store)["request"]["state"] == "failed"
+    assert [one["key"] for one in requests.page(store)["items"]] == ["vm00001"]
