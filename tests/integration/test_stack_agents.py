@@ -92,7 +92,8 @@ def test_an_agent_killed_during_a_verb_completes_it_when_it_is_sent_again(
     stack.wait_for(lambda: job["id"] in operations(stack, 0), "the operation")
     kill_agent(stack, 0)
     told = ended(stack, job["id"])
-    assert told["state"] == "succeeded" or told["error"]["code"] == "interrupted", told
+    # Unreachable: it died before it could answer that it has the operation.
+    assert told["state"] == "succeeded" or told["error"]["code"] in ("interrupted", "unreachable"), told
     client = agent_client(stack, 0)
     asked = {"vm": found["id"], "verb": verb, "site": found["site"], "timeout": options.get("timeout"), "force": bool(options.get("force"))}
     client.call("submit", operation=job["id"], kind="verb", **asked)

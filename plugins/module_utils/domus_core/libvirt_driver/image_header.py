@@ -131,7 +131,7 @@ class _Qcow2:
         backing_format, data_file = self.extensions(header_length, backing_offset or self.cluster)
         if features & _EXTERNAL_DATA and data_file is None:
             data_file = ""
-        return ImageHeader("qcow2", size, backing, backing_format, data_file, crypt != 0)
+        return ImageHeader("qcow2", size, backing, backing_format if backing else None, data_file, crypt != 0)
 
     def features(self, version: int) -> tuple[int, int]:
         """Return the incompatible features and the length of the header."""

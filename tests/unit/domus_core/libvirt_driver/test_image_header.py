@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from domus_core.errors import DomusError, InvalidSpec, NotFound
 from domus_core.libvirt_driver.image_header import ImageHeader, inspect
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 MIB = 1 << 20
@@ -27,7 +27,13 @@ def qemu_img() -> None:
 
 
 def make(path: Path, *options: str, format: str = "qcow2", size: int = 10 * MIB) -> Path:
-    subprocess.run(("qemu-img", "create", "-q", "-f", format, *options, str(path), str(size)), check=True, stdin=subprocess.DEVNULL)
+    command = ("qemu-img", "create", "-q", "-f", format, *options, str(path), str(size))
+    for _ in range(10):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        # LUKS measures how fast the processor is, and gives up on a busy one.
+        if "Unable to get accurate CPU usage" not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr
     return path
 
 
@@ -249,6 +255,7 @@ INTERESTING = st.sampled_from([0, 1, 2, 3, 7, 8, 9, 16, 21, 72, 104, 112, 255, 5
 
 
 @settings(IN_ONE_FOLDER, max_examples=80)
+@example(changes=[(3, 0)])
 @given(changes=st.lists(st.tuples(st.integers(1, 150), st.one_of(INTERESTING, st.integers(0, 2**32 - 1))), min_size=1, max_size=3))
 def test_what_qemu_opens_of_a_changed_header_is_read_alike_or_refused(changes: list[tuple[int, int]], tmp_path: Path) -> None:
     image = tmp_path / "image"
