@@ -15,7 +15,6 @@ VIEWS = ("asked", "recorded", "defined", "running")
 UNSAID = ("asked", "recorded")
 EMPTY: tuple[Any, ...] = (None, "", [], ())
 # A balloon never hits its target to the page.
-BALLOON_PERCENT = 10
 
 Views = dict[str, Any]
 
@@ -120,19 +119,15 @@ def _run_state(views: Mapping[str, Mapping[str, Any]], state: Optional[str]) -> 
 
 
 def _with_memory(found: list[dict[str, Any]], views: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The same with the memory that the guest really has, where that is clearly not what is defined.
+    """The same with the memory that the guest really has, where the views differ.
 
-    A guest without a balloon driver, or one that still boots, has all that is possible: by itself that is no drift.
+    By itself that is no drift: a balloon moves slowly, a guest that boots or has no driver for it has all that is possible, and libvirt
+    does not tell of each step.
     """
-    memory, running = measured.get("memory"), views.get("running") or {}
-    wanted = (views.get("defined") or {}).get("memory")
-    if not memory or not wanted or not running or abs(memory - wanted) * 100 <= wanted * BALLOON_PERCENT:
+    memory = measured.get("memory")
+    if not memory or not views.get("running"):
         return found
-    if any(entry["field"] == "memory" for entry in found):
-        return [{**entry, "running": memory} if entry["field"] == "memory" else entry for entry in found]
-    if memory >= (running.get("memory_max") or wanted) and memory > wanted:
-        return found
-    return [*found, _entry("memory", {**{view: values.get("memory") for view, values in views.items()}, "running": memory})]
+    return [{**entry, "running": memory} if entry["field"] == "memory" else entry for entry in found]
 
 
 def _definition(views: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> list[dict[str, Any]]:
