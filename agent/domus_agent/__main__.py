@@ -9,9 +9,10 @@ from typing import NoReturn, Optional
 from domus_core.errors import DomusError
 from domus_core.model.kinds import BY_NAME
 from domus_core.verbs import VERBS
+from domus_core.version import VERSION
 
 from . import commands
-from .config import VERSION, load_config
+from .config import load_config
 from .output import complain
 
 USAGE, INTERRUPTED = 64, 130

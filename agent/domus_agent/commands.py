@@ -18,13 +18,14 @@ from domus_core.errors import Conflict, DomusError
 from domus_core.libvirt_driver.driver import LibvirtDriver, open_driver
 from domus_core.model.document import DEFAULT_SITE, Site, parse_document
 from domus_core.model.quantities import format_size
-from domus_core.owner import owner
+from domus_core.owner import owner, write_down_forced
 from domus_core.planning.reconcile import plan
 from domus_core.rendering import counted, render_plan
 from domus_core.verbs import VERBS, carry_out_verb, plan_verb
+from domus_core.version import VERSION
 
-from . import contact, forced_changes
-from .config import VERSION, AgentConfig
+from . import contact
+from .config import AgentConfig
 from .output import complain, print_text, remark, show, show_one
 from .output import findings as render_findings
 from .ownership import Ownership, read_identity
@@ -194,7 +195,7 @@ def _report_forced(config: AgentConfig, site: str, actions: list[str]) -> None:
     """On a server that has a manager, write down what is about to be done here without it."""
     owned = owner(config.state_directory)
     if owned is not None and actions:
-        forced_changes.write_down(config.state_directory, site, actions)
+        write_down_forced(config.state_directory, site, actions)
         remark(f"this server belongs to the manager at {owned['url']}, which will be told of this")
 
 

@@ -10,7 +10,6 @@ from typing import Any, Optional
 import yaml
 from domus_core.errors import InvalidSpec
 
-VERSION = "0.1.0"
 VARIABLE = "DOMUS_AGENT_CONFIG"
 PATH = "/etc/domus/agent.yml"
 

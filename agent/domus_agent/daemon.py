@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from domus_core.errors import DriverError
+from domus_core.version import VERSION
 
 from .callbacks import Callbacks, LatestStatistics
-from .config import VERSION, AgentConfig
+from .config import AgentConfig
 from .connections import Connections
 from .console import Consoles
 from .memory import use_one_heap

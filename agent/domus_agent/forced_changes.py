@@ -7,29 +7,13 @@ import fcntl
 import json
 import os
 import pwd
-import time
-from collections.abc import Sequence
 from typing import Any, Callable
 
-from domus_core.errors import DriverError
+from domus_core.owner import FORCED_CHANGES, MOST_ACTIONS
 
 from .contact import moment
 
-FILE = "forced-changes.jsonl"
 LONGEST = 1 << 20
-MOST_ACTIONS = 10
-
-
-def write_down(state_directory: str, site: str, actions: Sequence[str]) -> None:
-    """Write down, before it happens, what is changed. Raises DriverError when it can not be: then it must not happen."""
-    line = {"at": time.time(), "site": site, "user": os.getuid(), "actions": list(actions[:MOST_ACTIONS]), "count": len(actions)}
-    path = os.path.join(state_directory, FILE)
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(json.dumps(line).encode() + b"\n")
-    except OSError as error:
-        raise DriverError(f"can not be written: {error.strerror}", object=path, remedy="A change without the manager must be reported: make room") from None
 
 
 def take_forced_changes(state_directory: str, report: Callable[[list[dict[str, Any]]], bool]) -> None:
@@ -37,7 +21,7 @@ def take_forced_changes(state_directory: str, report: Callable[[list[dict[str, A
 
     Each is {at: RFC 3339, user: name, site, actions: "start vm a, stop vm b and 3 more"}.
     """
-    path = os.path.join(state_directory, FILE)
+    path = os.path.join(state_directory, FORCED_CHANGES)
     with contextlib.suppress(OSError):
         if os.path.getsize(path):
             with open(path, "r+b") as file:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
@@ -16,14 +13,14 @@ from ansible.module_utils.basic import AnsibleModule, env_fallback
 from .domus_core.documents import load_document
 from .domus_core.driver import Driver
 from .domus_core.engine import Report, apply
-from .domus_core.errors import DomusError, DriverError, InvalidSpec, Unsupported
+from .domus_core.errors import DomusError, InvalidSpec, Unsupported
 from .domus_core.model.document import Site, parse_document
 from .domus_core.model.field_types import Choice, ListOf, Name
 from .domus_core.model.fields import Field, Object, Objects, fields_of, plain
 from .domus_core.model.kind import Kind
 from .domus_core.model.kinds import BY_NAME
 from .domus_core.model.snapshot import Found
-from .domus_core.owner import owner, require_free
+from .domus_core.owner import owner, require_free, write_down_forced
 from .domus_core.planning.comparison import waiting
 from .module_results import Outcome, errors_of, measured, told_of_document, told_of_object
 
@@ -51,8 +48,6 @@ DOCUMENT: dict[str, Any] = {
     "targets_file": {"type": "path"},
     "document_json": {"type": "str", "no_log": True},
 }
-FORCED_CHANGES = "forced-changes.jsonl"
-MOST_ACTIONS_WRITTEN = 1000
 
 
 def options_of(spec: type) -> dict[str, Any]:
@@ -215,24 +210,9 @@ def _foreseen(module: AnsibleModule, site: Site, driver: Driver, seconds: int) -
         return report
     if not module.params["force_local"]:
         require_free(module.params["state_directory"])
-    _write_down_forced(module.params["state_directory"], report)
-    return None
-
-
-def _write_down_forced(state_directory: str, report: Report) -> None:
-    """Tell the agent, before it happens, what is changed behind the manager's back: one line, written at once."""
     actions = [f"{step.action} {step.name}" for result in report.results for step in result.steps]
-    line = {"at": time.time(), "site": report.site, "user": os.getuid(), "actions": actions[:MOST_ACTIONS_WRITTEN], "count": len(actions)}
-    path = os.path.join(state_directory, FORCED_CHANGES)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the agent empties the file
-            os.write(descriptor, json.dumps(line).encode() + b"\n")
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise DriverError(f"can not be written: {error.strerror}", object=path, remedy="A forced change must be reported: make it writable") from None
+    write_down_forced(module.params["state_directory"], report.site, actions)
+    return None
 
 
 def _tell(parameters: Mapping[str, Any], kind: Kind) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from domus_core.version import VERSION
 
 from .documents import adopt_command, apply_command, drift_command, plan_command
 from .events import event_group
@@ -14,7 +15,7 @@ from .vms import vm_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="domus", prog_name="domus")
+@click.version_option(VERSION, prog_name="domus")
 def domus() -> None:
     """Virtual machines from text: apply documents, look at VMs and servers, follow jobs.
 

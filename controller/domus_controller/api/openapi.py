@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from domus_core.model.kinds import KINDS
+from domus_core.version import VERSION
 
 from .bodies import BODIES
 from .callback import Callback
@@ -15,7 +16,6 @@ from .route import AGENT, OPEN, STREAM, Answer, Parameter, Route
 from .schemas import Schema, document_schemas, reference, schema_of, shown_name, spec_schemas
 from .shapes import SHAPES, object_shape
 
-VERSION = "0.1.0"
 PLACE = re.compile(r"\{([a-z_]+)(:path)?\}")
 SECURITY: dict[str, list[dict[str, list[str]]]] = {OPEN: [], AGENT: [{"agent": []}]}
 PEOPLE: list[dict[str, list[str]]] = [{"token": []}, {"password": []}]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from domus_core.errors import DomusError
+from domus_core.version import VERSION
 from flask import Response
 
 from ..console import relay_console
@@ -14,7 +15,7 @@ from ..store import events, statistics
 from ..store.database import Store
 from . import objects
 from .call import Call, answer, page_answer
-from .openapi import VERSION, as_text
+from .openapi import as_text
 from .route import JSON, Route
 
 HOUR = 3600.0

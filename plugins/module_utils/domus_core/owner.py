@@ -1,9 +1,12 @@
-"""Who owns this server: free, or one manager, as a mark in the engine's state directory says."""
+"""Who owns this server: free, or one manager, as a mark in the engine's state directory says; and what was changed there all the same."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import time
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from .errors import DomusError, DriverError, OwnedByManager
@@ -11,6 +14,8 @@ from .libvirt_driver.registry import write_atomically
 from .libvirt_driver.tools import explain, make_folder
 
 FILE = "owner.json"
+FORCED_CHANGES = "forced-changes.jsonl"
+MOST_ACTIONS = 10
 
 
 def mark(state_directory: str, manager: str, url: str) -> None:
@@ -59,6 +64,21 @@ def require_free(state_directory: str) -> None:
             value=owned["manager"],
             remedy="Send the change through it (domus_transport: manager); to change it here all the same, force it: that is reported",
         )
+
+
+def write_down_forced(state_directory: str, site: str, actions: Sequence[str]) -> None:
+    """Write down for the agent, before it happens, what is changed behind the manager's back: one line of JSON.
+
+    Raises DriverError when it can not be written: then it must not happen.
+    """
+    line = {"at": time.time(), "site": site, "user": os.getuid(), "actions": list(actions[:MOST_ACTIONS]), "count": len(actions)}
+    path = os.path.join(state_directory, FORCED_CHANGES)
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the agent empties the file
+            file.write(json.dumps(line).encode() + b"\n")
+    except OSError as error:
+        raise DriverError(f"can not be written: {error.strerror}", object=path, remedy="A change without the manager must be reported: make room") from None
 
 
 def _damaged(path: str, why: str) -> DomusError:

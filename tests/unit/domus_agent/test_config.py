@@ -6,15 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from domus_agent.config import VERSION, AgentConfig, config_from, load_config
+from domus_agent.config import AgentConfig, config_from, load_config
 from domus_core.errors import InvalidSpec
-
-ROOT = Path(__file__).parents[3]
-
-
-def test_the_version_is_that_of_the_collection() -> None:
-    assert yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"] == VERSION
 
 
 def test_settings_come_from_the_file_that_the_environment_names(tmp_path: Path) -> None:

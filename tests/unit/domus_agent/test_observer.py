@@ -22,6 +22,7 @@ from domus_agent.store import AgentStore
 from domus_core import description
 from domus_core.libvirt_driver.connection import connect
 from domus_core.libvirt_driver.registry import Registry
+from domus_core.owner import FORCED_CHANGES, write_down_forced
 
 PATIENCE = 20
 SERVER = "5c1b5e8e-0000-4000-8000-000000000001"
@@ -222,8 +223,8 @@ def test_what_was_forgotten_without_an_event_is_found_by_looking(watched: Watche
 
 
 def test_forced_changes_become_events_once(watched: Watched) -> None:
-    forced_changes.write_down(watched.config.state_directory, "paris", ["stop vm a"])
-    path = Path(watched.config.state_directory, forced_changes.FILE)
+    write_down_forced(watched.config.state_directory, "paris", ["stop vm a"])
+    path = Path(watched.config.state_directory, FORCED_CHANGES)
     with path.open("a") as file:
         file.write("nonsense\n")
     watched.observer._next[watched.observer._take_forced_changes] = 0.0
@@ -236,7 +237,7 @@ def test_forced_changes_become_events_once(watched: Watched) -> None:
 
 
 def test_of_many_forced_changes_the_first_are_named(tmp_path: Path) -> None:
-    forced_changes.write_down(str(tmp_path), "paris", [f"start vm {number}" for number in range(13)])
+    write_down_forced(str(tmp_path), "paris", [f"start vm {number}" for number in range(13)])
     heard: Records = []
     forced_changes.take_forced_changes(str(tmp_path), lambda changes: not heard.extend(changes))
     assert heard[0]["actions"].startswith("start vm 0, start vm 1, ") and heard[0]["actions"].endswith("start vm 9 and 3 more")
@@ -251,20 +252,20 @@ def test_a_guest_that_reboots_in_a_loop_is_told_once(watched: Watched) -> None:
 
 
 def test_forced_changes_stay_until_they_could_be_reported(tmp_path: Path) -> None:
-    forced_changes.write_down(str(tmp_path), "paris", ["stop vm a"])
+    write_down_forced(str(tmp_path), "paris", ["stop vm a"])
     forced_changes.take_forced_changes(str(tmp_path), lambda changes: False)
     heard: Records = []
 
     def report(changes: Records) -> bool:
         heard.extend(changes)
-        forced_changes_path = tmp_path / forced_changes.FILE
+        forced_changes_path = tmp_path / FORCED_CHANGES
         with forced_changes_path.open("a") as file:  # another change, just now
             file.write(json.dumps({"late": True}) + "\n")
         return True
 
     forced_changes.take_forced_changes(str(tmp_path), report)
     assert [change["actions"] for change in heard] == ["stop vm a"]
-    assert (tmp_path / forced_changes.FILE).read_text() == '{"late": true}\n'
+    assert (tmp_path / FORCED_CHANGES).read_text() == '{"late": true}\n'
 
 
 A, B = "a" * 8, "b" * 8
