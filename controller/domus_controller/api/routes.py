@@ -80,6 +80,8 @@ _SERVERS = (
     Route("GET", f"{API}/servers/{{id}}", "show_server", servers.show_server, READ, "Show a server.", shows("Server")),
     Route("DELETE", f"{API}/servers/{{id}}", "release_server", servers.release, ADMINISTER, "Make a server free again. Its VMs stay as they are.",
           gone("It is free."), (given.FORGET,)),
+    Route("PUT", f"{API}/servers/{{id}}/maintenance", "set_server_maintenance", servers.set_maintenance, ADMINISTER,
+          "Take a server out of use for a while, or back into use.", shows("Server"), (), "Maintenance"),
     Route("POST", f"{API}/servers/{{id}}/adopt", "adopt_vms", servers.adopt, OPERATE, "Manage VMs that are there already.", shows("Adopted"), (), "Adopt"),
     Route("POST", f"{API}/servers/{{id}}/resync", "resync_server", servers.resync, OPERATE, "Have a server report everything once more.",
           {202: Answer("It will.", "Resync")}),

@@ -74,7 +74,7 @@ def test_servers_and_vms_are_hosts_with_addresses_and_groups(manager: FakeManage
     variables = told["_meta"]["hostvars"]
     assert told["domus_servers"]["hosts"] == ["srv1"] and set(told["domus_vms"]["hosts"]) == {"web1", "web2", "srv1.srv1"}
     assert told["up"]["hosts"] == ["web1"] and set(told["tag_web"]["hosts"]) == {"web1", "web2"} and told["tag_front"]["hosts"] == ["web1"]
-    assert variables["srv1"]["ansible_host"] == "192.0.2.1" and variables["srv1"]["domus_state"] == "online"
+    assert variables["srv1"]["ansible_host"] == "192.0.2.1" and variables["srv1"]["domus_state"] == "running"
     web1 = variables["web1"]
     assert (web1["ansible_host"], web1["domus_server"], web1["domus_state"]) == ("192.0.2.7", "srv1", "running")
     assert web1["memory"] == web1["domus_spec"]["memory"] > 0 and web1["domus_tags"] == ["front", "web"]
