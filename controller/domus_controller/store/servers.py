@@ -19,7 +19,7 @@ SAME_UUID_REMEDY = "libvirt moves no VM between them; give each its own host_uui
 SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VMS = "SELECT count(*) FROM objects o INDEXED BY objects_server WHERE o.kind = 'vm' AND o.server_id = s.id AND o.deleted IS NULL"
 TAGS = (
-    "SELECT json_group_array(DISTINCT t.tag) FROM objects o INDEXED BY objects_server JOIN object_tags t ON t.row = o.row"
+    "SELECT json_group_array(t.tag) FROM objects o INDEXED BY objects_server JOIN object_tags t ON t.row = o.row"
     " WHERE o.kind = 'server' AND o.server_id = s.id AND o.deleted IS NULL"
 )
 SAME_HOST = "SELECT o.name FROM server_facts g JOIN servers o ON o.id = g.server_id WHERE g.host_uuid = {uuid} AND g.server_id != {id} ORDER BY o.name"
@@ -89,7 +89,7 @@ def known_server_id(store: Store, id_or_name: str) -> str:
 
 def silent(store: Store) -> frozenset[str]:
     """The ids of the servers that are not heard: what is known of their objects is what they told last."""
-    return frozenset(row["id"] for row in store.rows(f"SELECT id FROM servers WHERE state NOT IN ('{RUNNING}', '{MAINTENANCE}')"))
+    return frozenset(row["id"] for row in store.rows(f"SELECT id FROM servers s WHERE state NOT IN ('{RUNNING}', '{MAINTENANCE}')"))
 
 
 def serial(store: Store, id: str) -> Optional[str]:
@@ -156,7 +156,7 @@ def same_hosts(connection: Connection, id: str, uuid: Optional[str]) -> list[str
 def _item(row: Row) -> dict[str, Any]:
     item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms", "maintenance_reason")}
     item |= {"last_seen": shown_time(row["last_seen"]), "state_since": shown_time(row["state_since"]), "maintenance": bool(row["maintenance"])}
-    item |= {"tags": sorted(from_json(row["tags"])), "behind": is_older(row["version"], VERSION), "facts": from_json(row["told_facts"])}
+    item |= {"tags": sorted(set(from_json(row["tags"]))), "behind": is_older(row["version"], VERSION), "facts": from_json(row["told_facts"])}
     return {**item, "problems": _problems(row)}
 
 
