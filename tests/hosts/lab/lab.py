@@ -112,6 +112,21 @@ class Lab:
         for host in hosts:
             host.wait()
 
+    @contextlib.contextmanager
+    def fresh(self, count: int = 1, kind: str = "container", **traits: Any) -> Iterator[list[Host]]:
+        """New hosts, up, that are removed at the end: h1, h2... or, for machines, m1, m2..., whatever is free."""
+        hosts: list[Host] = []
+        try:
+            for _ in range(count):
+                letter = kind[0].replace("c", "h")
+                number = next(number for number in range(1, 240) if f"{letter}{number}" not in self._table())
+                hosts.append(self.add(f"{letter}{number}", kind=kind, **traits))
+            self.boot(*hosts)
+            yield hosts
+        finally:
+            for host in hosts:
+                self.remove(host)
+
     def remove(self, host: Host) -> None:
         """Take a host out of the lab, with all that there is of it."""
         host.destroy()
