@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
-from urllib.parse import urlsplit
 
 from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound
 
 from .config import ManagerConfig, load_config
+from .web_certificate import web_names
 
 ADMINISTRATOR = "admin"
 DAY = 86400.0
@@ -157,7 +157,7 @@ def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
 
     authority = Authority(config.directory)
     authority.ensure()
-    authority.issue_web(_web_names(config))
+    authority.issue_web(web_names(config))
     (config.directory / WEB_AUTHORITY).write_text(authority.web_ca_pem, encoding="ascii")
     Sealing(config.directory)
     store = Store(config.directory)
@@ -177,11 +177,6 @@ def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
 
 def _new_password(from_stdin: bool) -> str:
     return sys.stdin.readline().rstrip("\n") if from_stdin else secrets.token_urlsafe(PASSWORD_BYTES)
-
-
-def _web_names(config: ManagerConfig) -> list[str]:
-    """The names that the web certificate is for: that of the URL, this machine's, and the local ones."""
-    return list(dict.fromkeys([urlsplit(config.url).hostname or "localhost", socket.gethostname(), "localhost", "127.0.0.1", "::1"]))
 
 
 def _serve(config: ManagerConfig, options: argparse.Namespace) -> int:
@@ -368,7 +363,7 @@ def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
 
     _require_set_up(config)
     authority = Authority(config.directory)
-    certificate, key = authority.issue_web(_web_names(config))
+    certificate, key = authority.issue_web(web_names(config))
     owner = pwd.getpwuid(config.directory.stat().st_uid)
     authorities, path = config.run_directory / "client-authorities.pem", config.run_directory / "nginx.conf"
     web = WebServer(

@@ -152,6 +152,10 @@ class Authority:
         """A certificate of one year for a person; of the request only the key counts. Raises InvalidSpec."""
         return self._issue(PEOPLE, _requested_key(csr_pem), _subject(name), [f"{PERSON_URN}{name}"], (), (CLIENT,), CERTIFICATE_SECONDS)
 
+    def expires_at(self, name: str) -> float:
+        """The end of an authority, in seconds since 1970: what it has signed ends with it."""
+        return expires_at(self._certificate(name))
+
     def renewal_due(self, pem: str) -> bool:
         """Has the certificate less than 90 days left (or none)?"""
         return expires_at(pem) - self._clock() < RENEWAL_SECONDS

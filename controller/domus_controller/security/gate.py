@@ -19,7 +19,7 @@ from domus_core.errors import Forbidden, NotFound, Unauthorized
 from flask import Request
 
 from ..errors import Overloaded, Throttled
-from ..store import servers, tokens, users
+from ..store import tokens, trust, users
 from ..store.database import Store
 from . import passwords
 from .principal import Principal, may, role_for
@@ -129,8 +129,7 @@ class Gate:
         if request.headers.get("X-Client-Verify") != "SUCCESS":
             raise Unauthorized("no client certificate of a server was shown")
         server_id, serial = identify(request.headers.get("X-Client-Cert", ""))
-        current = servers.serial(self._store, server_id)
-        if current is None or int(current, 16) != serial:
+        if not trust.accepts(self._store, server_id, serial):
             raise Forbidden(
                 "the certificate is not the current one of a server of this manager", object=f"server {server_id}", remedy="Take the server over again"
             )
