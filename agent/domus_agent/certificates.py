@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -52,7 +53,8 @@ def check_issued(certificate_pem: str, authority_pem: str, key_pem: str) -> None
     """Raise InvalidSpec unless the authority signed the certificate, it is for this key and valid now."""
     certificate = _checked(certificate_pem, authority_pem)
     try:
-        fits = serialization.load_pem_private_key(key_pem.encode(), None).public_key() == certificate.public_key()
+        keys = [serialization.load_pem_private_key(key_pem.encode(), None).public_key(), certificate.public_key()]
+        fits = len({_spki(key) for key in keys}) == 1
     except ValueError:
         fits = False
     if not fits:
@@ -94,6 +96,11 @@ def _checked(certificate_pem: str, authority_pem: str) -> x509.Certificate:
     if ends < datetime.datetime.now(datetime.timezone.utc):
         raise InvalidSpec("has ended already", field="certificate", remedy="Are the clocks of manager and server right?")
     return certificate
+
+
+def _spki(key: Any) -> bytes:
+    """A public key as bytes: before cryptography 40 equal keys do not compare so."""
+    return bytes(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
 
 
 def _uris(certificate: x509.Certificate) -> list[str]:

@@ -182,10 +182,12 @@ class Ownership:
             return self._renewing[1]
 
     def renew(self, certificate: str) -> None:
-        """Be known by a new key and certificate from now on. Raises InvalidSpec, Conflict; then nothing has changed."""
+        """Be known by a new key and certificate from now on; once more the same changes nothing. Raises InvalidSpec, Conflict; then nothing has changed."""
         from . import certificates
 
         with self._lock:
+            if certificate == self._read("certificate.pem"):
+                return
             if self._renewing is None:
                 raise Conflict("was not asked for", object="certificate", remedy="Ask for the request (renewal) first: the agent was restarted meanwhile")
             authority = self._read("authority.pem")

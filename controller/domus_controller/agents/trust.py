@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Optional
 
-from domus_core.errors import DomusError, NotFound
+from domus_core.errors import DomusError, NotFound, Unreachable
 
 from ..config import ManagerConfig
 from ..security.authority import AUTHORITIES, CERTIFICATE_SECONDS, DAY, RENEWAL_SECONDS, Authority
@@ -29,6 +30,7 @@ LOOK_SECONDS = 5.0
 RETRY_SECONDS = 3600.0
 # So long a server has to call back with what it was given, before it is given another.
 CONFIRM_SECONDS = 300.0
+AGAIN_SECONDS = 1.0
 TELL_SECONDS = 5.0
 TELL_AT_ONCE = 32
 COMPARE_SECONDS = 60.0
@@ -108,7 +110,15 @@ class Trust:
         self._not_before[server["id"]] = self._store.now() + CONFIRM_SECONDS
         hostname = (server["facts"] or {}).get("hostname")
         papers = self.papers({**server, "hostname": hostname}, asked.get("libvirt_csr"), pool or server["pool"])
-        self._agents.call(server["id"], "renew", {"certificate": issued.pem, "libvirt": papers})
+        self._give(server["id"], {"certificate": issued.pem, "libvirt": papers})
+
+    def _give(self, server_id: str, papers: Mapping[str, Any]) -> None:
+        """An agent that gets a new certificate lets go of its connections, so that its answer may be lost; to give it twice does no harm."""
+        try:
+            self._agents.call(server_id, "renew", papers)
+        except Unreachable:
+            time.sleep(AGAIN_SECONDS)
+            self._agents.call(server_id, "renew", papers)
 
     def revoke(self, server_id: str) -> None:
         """Have no certificate of a server accepted any more: here at once, by the servers that are online within seconds, by others when they are back."""
