@@ -1,4 +1,4 @@
-"""The certificates of the servers: given, renewed before they end, taken back. One thread renews; everybody may revoke.
+"""The certificates of servers (and people): given, renewed before they end, taken back. One thread renews; everybody may revoke.
 
 A server's certificate is renewed in three steps, each of which may be the last for a while: the next one is noted (from then on both are
 accepted), the agent installs it, and its first callback with it ends the one before. libvirt's goes the same way, but what was replaced is put
@@ -19,7 +19,7 @@ from domus_core.errors import DomusError, NotFound, Unreachable
 
 from ..config import ManagerConfig
 from ..security.authority import AUTHORITIES, CERTIFICATE_SECONDS, DAY, RENEWAL_SECONDS, Authority
-from ..store import events, servers, trust
+from ..store import events, person_certificates, servers, trust, users
 from ..store.database import Connection, Store
 from ..web_certificate import renew_web_certificate
 
@@ -78,6 +78,12 @@ class Trust:
         )
         self._refuse(unconfirmed)
         return {"authority": self._authority.libvirt_ca_pem, "crl": self.crl()[1], "certificate": libvirt.pem, "qemu_certificate": qemu.pem}
+
+    def certify(self, csr: str, user: str, name: str, role: str) -> dict[str, Any]:
+        """A certificate for a person, its item with the PEM text as `certificate`. Raises NotFound (no such user), InvalidSpec."""
+        users.find(self._store, user)
+        issued = self._authority.issue_person(csr, user)
+        return {**person_certificates.add(self._store, issued.serial, user, name, role, issued.not_after), "certificate": issued.pem}
 
     def crl(self) -> tuple[int, str]:
         """Number and text of libvirt's revocation list."""
@@ -159,6 +165,7 @@ class Trust:
         if remedy is not None:
             self._event("manager.web_certificate_renewed", "warning" if remedy else "info", None, {"remedy": remedy})
         trust.forget_gone(self._store)
+        person_certificates.forget_ended(self._store)
 
     def _renew(self, server_id: str) -> None:
         try:

@@ -73,6 +73,17 @@ class NewToken:
 
 
 @dataclasses.dataclass(frozen=True)
+class NewCertificate:
+    """A certificate for a person, good for a year."""
+
+    csr: str = attribute(
+        Text(10_000, multiline=True), "Certificate signing request (PEM) for an EC P-256 key; only the key counts.", required=True, example="-----BEGIN ..."
+    )
+    name: str | None = attribute(Text(64, pattern=r"[^\x00-\x1f\x7f]*", noun="a name"), "What it is for.", example="laptop")
+    role: str | None = attribute(Choice(*ROLES), "What it may do; left out: what its owner may do.", example="viewer")
+
+
+@dataclasses.dataclass(frozen=True)
 class NewUser:
     """A person."""
 
@@ -88,4 +99,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (TakeOver, Discover, Renewal, Adopt, VerbOptions, NewToken, NewUser, NewPassword)
+BODIES = (TakeOver, Discover, Renewal, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

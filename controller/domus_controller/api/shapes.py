@@ -204,6 +204,16 @@ SHAPES: dict[str, Schema] = {
         expires_at=MAYBE_TIME,
         token=TEXT,
     ),
+    "Certificate": shape(
+        "A person's certificate; `certificate` is its PEM text, when it is made.",
+        serial=TEXT,
+        user=TEXT,
+        name=TEXT,
+        role={"enum": list(ROLES)},
+        created_at=TIME,
+        expires_at=TIME,
+        certificate=TEXT,
+    ),
     "User": shape("A person.", name=TEXT, role={"enum": list(ROLES)}, created_at=TIME, changed_at=MAYBE_TIME),
     "Acknowledgement": shape(
         "What the manager has stored.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import time
+import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Callable, Optional
@@ -150,7 +151,7 @@ class Authority:
 
     def issue_person(self, csr_pem: str, name: str) -> Issued:
         """A certificate of one year for a person; of the request only the key counts. Raises InvalidSpec."""
-        return self._issue(PEOPLE, _requested_key(csr_pem), _subject(name), [f"{PERSON_URN}{name}"], (), (CLIENT,), CERTIFICATE_SECONDS)
+        return self._issue(PEOPLE, _requested_key(csr_pem), _subject(name), [f"{PERSON_URN}{urllib.parse.quote(name)}"], (), (CLIENT,), CERTIFICATE_SECONDS)
 
     def expires_at(self, name: str) -> float:
         """The end of an authority, in seconds since 1970: what it has signed ends with it."""

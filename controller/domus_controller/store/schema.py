@@ -110,8 +110,8 @@ CREATE TABLE server_trust (
     next_libvirt_serial TEXT, next_qemu_serial TEXT, next_libvirt_ends_at REAL, next_pool TEXT, told_serial TEXT, gone_at REAL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE person_certificates (
-    serial TEXT PRIMARY KEY, user TEXT NOT NULL REFERENCES users (name) ON DELETE CASCADE, name TEXT NOT NULL, created_at REAL NOT NULL,
-    expires_at REAL NOT NULL
+    serial TEXT PRIMARY KEY, user TEXT NOT NULL REFERENCES users (name) ON DELETE CASCADE, name TEXT NOT NULL, role TEXT NOT NULL,
+    created_at REAL NOT NULL, expires_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX person_certificates_user ON person_certificates (user, serial);
 """

@@ -13,7 +13,7 @@ from domus_controller.app import create_app
 from domus_controller.config import ManagerConfig
 from domus_controller.security import passwords
 from domus_controller.security.gate import Gate
-from domus_controller.store import jobs, objects, plans, servers, tokens, users
+from domus_controller.store import jobs, objects, person_certificates, plans, servers, tokens, users
 from domus_controller.store.database import Store
 from domus_core.errors import Conflict, DomusError
 from domus_core.model.document import parse_document
@@ -69,6 +69,11 @@ class FakeAgents:
     def heard_of(self, server_id: str, tls: Any) -> dict[str, Any]:
         self.heard.append(tls)
         return self.news
+
+    def certify(self, csr: str, user: str, name: str, role: str) -> dict[str, Any]:
+        users.find(self.store, user)
+        item = person_certificates.add(self.store, f"{len(person_certificates.list(self.store)) + 10:x}", user, name, role, self.store.now() + 1000)
+        return {**item, "certificate": "PEM"}
 
     def discover(self, address: str, port: int) -> dict[str, Any]:
         if self.failure:
