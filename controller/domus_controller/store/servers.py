@@ -12,6 +12,7 @@ from domus_core.version import VERSION, is_older
 from .database import Connection, Row, Store
 from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, near_or_known, page_of, shown_time
 
+NAME_REMEDY = "Choose another name; if it is that server, reinstalled: domus server add --replace"
 RUNNING, DISCONNECTED, OFFLINE, MAINTENANCE, UNKNOWN = STATES = ("running", "disconnected", "offline", "maintenance", "unknown")
 # What the manager hears from; of the others it knows what they told last.
 CONNECTED = frozenset({RUNNING, MAINTENANCE})
@@ -22,10 +23,13 @@ TAGS = (
     "SELECT json_group_array(t.tag) FROM objects o INDEXED BY objects_server JOIN object_tags t ON t.row = o.row"
     " WHERE o.kind = 'server' AND o.server_id = s.id AND o.deleted IS NULL"
 )
-SAME_HOST = "SELECT o.name FROM server_facts g JOIN servers o ON o.id = g.server_id WHERE g.host_uuid = {uuid} AND g.server_id != {id} ORDER BY o.name"
+SAME_HOST = "SELECT o.name FROM server_facts g JOIN servers o ON o.id = g.server_id WHERE g.host_uuid = {uuid} AND g.server_id != {id}"
 TWINS = f"SELECT json_group_array(name) FROM ({SAME_HOST.format(uuid='f.host_uuid', id='s.id')})"
+TRUSTED = ("pool", "ends_at", "libvirt_ends_at")
+TRUST = ", ".join(f"(SELECT t.{name} FROM server_trust t WHERE t.server_id = s.id) AS {name}" for name in TRUSTED)
 COUNTED = (
-    f"SELECT s.*, f.facts AS told_facts, ({VMS}) AS vms, ({TAGS}) AS tags, ({TWINS}) AS twins FROM servers s LEFT JOIN server_facts f ON f.server_id = s.id"
+    f"SELECT s.*, f.facts AS told_facts, ({VMS}) AS vms, ({TAGS}) AS tags, ({TWINS}) AS twins, {TRUST}"
+    " FROM servers s LEFT JOIN server_facts f ON f.server_id = s.id"
 )
 
 
@@ -35,7 +39,7 @@ def add(store: Store, server: Mapping[str, Any]) -> dict[str, Any]:
     def change(connection: Connection) -> None:
         other = connection.execute("SELECT id FROM servers WHERE name = ? AND id != ?", (server["name"], server["id"])).fetchone()
         if other is not None:
-            raise Conflict("is the name of another server", object=f"server {server['name']}", field="name", value=server["name"], remedy="Choose another name")
+            raise Conflict("is the name of another server", object=f"server {server['name']}", field="name", value=server["name"], remedy=NAME_REMEDY)
         connection.execute(
             "INSERT INTO servers (id, name, address, port, serial, added_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
             " SET name = excluded.name, address = excluded.address, port = excluded.port, serial = excluded.serial",
@@ -90,6 +94,17 @@ def known_server_id(store: Store, id_or_name: str) -> str:
 def silent(store: Store) -> frozenset[str]:
     """The ids of the servers that are not heard: what is known of their objects is what they told last."""
     return frozenset(row["id"] for row in store.rows(f"SELECT id FROM servers s WHERE state NOT IN ('{RUNNING}', '{MAINTENANCE}')"))
+
+
+def set_name(store: Store, id: str, name: str) -> None:
+    """Call a server something else. Raises what the database raises when the name is in use."""
+    store.write(lambda connection: connection.execute("UPDATE servers SET name = ? WHERE id = ?", (name, id)).rowcount)
+
+
+def same_host(store: Store, host_uuid: str, id: str) -> Optional[dict[str, Any]]:
+    """Another server whose libvirt tells the same host UUID."""
+    found = store.row(f"{COUNTED} WHERE f.host_uuid = ? AND s.id != ?", (host_uuid, id))
+    return None if found is None else _item(found)
 
 
 def serial(store: Store, id: str) -> Optional[str]:
@@ -150,14 +165,15 @@ def host_uuid(facts: Mapping[str, Any]) -> Optional[str]:
 
 def same_hosts(connection: Connection, id: str, uuid: Optional[str]) -> list[str]:
     """The names of the other servers that have this host UUID."""
-    return [row["name"] for row in connection.execute(SAME_HOST.format(uuid="?", id="?"), (uuid, id))]
+    return sorted(row["name"] for row in connection.execute(SAME_HOST.format(uuid="?", id="?"), (uuid, id)))
 
 
 def _item(row: Row) -> dict[str, Any]:
     item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms", "maintenance_reason")}
     item |= {"last_seen": shown_time(row["last_seen"]), "state_since": shown_time(row["state_since"]), "maintenance": bool(row["maintenance"])}
     item |= {"tags": sorted(set(from_json(row["tags"]))), "behind": is_older(row["version"], VERSION), "facts": from_json(row["told_facts"])}
-    return {**item, "problems": _problems(row)}
+    ends = {"certificate_ends_at": shown_time(row["ends_at"]), "libvirt_certificate_ends_at": shown_time(row["libvirt_ends_at"])}
+    return {**item, **ends, "pool": row["pool"] or "default", "revoked": row["serial"] is None, "problems": _problems(row)}
 
 
 def _problems(row: Row) -> list[str]:
@@ -166,5 +182,5 @@ def _problems(row: Row) -> list[str]:
     if row["diagnosis"] and row["state"] not in CONNECTED:
         found.append(row["diagnosis"])
     if twins := from_json(row["twins"]):
-        found.append(f"has the same host UUID as {', '.join(twins)}: {SAME_UUID_REMEDY}")
+        found.append(f"has the same host UUID as {', '.join(sorted(twins))}: {SAME_UUID_REMEDY}")
     return found

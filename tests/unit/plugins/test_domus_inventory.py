@@ -68,7 +68,11 @@ def hosts_of(told: dict[str, Any]) -> set[str]:
 
 
 def test_servers_and_vms_are_hosts_with_addresses_and_groups(manager: FakeManager, tmp_path: Path) -> None:
-    source = {"plugin": "domus.virt.domus", "keyed_groups": [{"key": "domus_tags", "prefix": "tag"}], "groups": {"up": "domus_kind == 'vm' and domus_state == 'running'"}}
+    source = {
+        "plugin": "domus.virt.domus",
+        "keyed_groups": [{"key": "domus_tags", "prefix": "tag"}],
+        "groups": {"up": "domus_spec is defined and domus_state == 'running'"},
+    }
     source |= {"compose": {"memory": "domus_spec.memory"}, "strict": False}
     told = listed(manager, tmp_path, json.dumps(source))
     variables = told["_meta"]["hostvars"]
