@@ -78,10 +78,15 @@ class Methods:
         own = self._ownership
         told: dict[str, Any] = {"server": own.server_id, "name": platform.node(), "version": self._version, "protocols": list(PROTOCOLS)}
         told.update(owned=own.owned, manager=own.manager, csr=own.certificate_request(), problem=self._store.problem)
+        if caller.role == MANAGER or (own.owned and own.inviting):
+            told.update(known_as=own.name, url=own.url)
         return told
 
     def _take_over(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._ownership.take_over(**parameters)
+
+    def _readdress(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._ownership.readdress(**parameters)
 
     def _release(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._ownership.release()
@@ -153,6 +158,7 @@ _TAKE_OVER = dict.fromkeys(("secret", "manager", "url", "authority", "callback_a
 METHODS: dict[str, Method] = {
     "hello": Method(Methods._hello, _ANYBODY),
     "take_over": Method(Methods._take_over, (FREE,), _TAKE_OVER),
+    "readdress": Method(Methods._readdress, parameters={"url": _TEXT, "callback_authority": _TEXT}),
     "release": Method(Methods._release),
     "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),
     "submit": Method(Methods._submit, _WORKERS),
@@ -197,4 +203,8 @@ def _only(caller: Caller) -> Optional[str]:
 
 
 def _called(caller: Caller) -> str:
-    return {FREE: "anybody: this server has no manager yet", JOB: "a job", MANAGER: "the manager: it has taken this server over already"}[caller.role]
+    return {
+        FREE: "anybody: it takes the certificate of a manager that has taken this server over",
+        JOB: "a job",
+        MANAGER: "the manager: it has taken this server over already",
+    }[caller.role]

@@ -19,6 +19,9 @@ from urllib.parse import urlsplit
 from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound
 
 from .config import ManagerConfig, load_config
+from .rebuild_places import TITLE as REBUILD_TITLE
+from .rebuild_places import add_arguments as add_rebuild_arguments
+from .rebuild_places import places_of
 
 ADMINISTRATOR = "admin"
 DAY = 86400.0
@@ -47,7 +50,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         command: Command = options.command
         config = load_config(options.config)
         options.started_by_root = os.geteuid() == 0
-        if command not in (_runner, _backup, _restore):
+        if command not in (_runner, _backup, _restore, _rebuild):
             become_owner(config.directory, config.run_directory)
         return command(config, options)
     except DomusError as error:
@@ -89,6 +92,7 @@ def _parser() -> CommandLine:
     password.add_argument("--password-stdin", action="store_true", help="read it from standard input")
     add("backup", _backup, "Write a checked copy of the database").add_argument("path", type=Path, help="the file to write, which must not be there yet")
     add("restore", _restore, "Put a backup in the place of the database; the manager must be stopped").add_argument("path", type=Path, help="the backup")
+    add_rebuild_arguments(add("rebuild", _rebuild, REBUILD_TITLE))
     add("verify-audit", _verify_audit, "Check that no job's record was altered or removed")
     add("nginx-conf", _nginx_conf, "Write nginx's configuration into the run directory and say where")
     return parser
@@ -275,6 +279,16 @@ def _restore(config: ManagerConfig, options: argparse.Namespace) -> int:
     kept = restore(options.path, config.directory, opened=lambda: become_owner(config.directory, config.run_directory))
     _say("The backup is in place." + (f" What was there is kept: {kept}" if kept else ""))
     return 0
+
+
+def _rebuild(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .rebuild_command import rebuild
+
+    # The files that are named may be root's alone; what is written must be the manager's.
+    places = places_of(options)
+    become_owner(config.directory, config.run_directory)
+    _require_set_up(config)
+    return rebuild(config, places, options)
 
 
 def _verify_audit(config: ManagerConfig, options: argparse.Namespace) -> int:

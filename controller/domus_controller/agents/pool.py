@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import simple_websocket
-from domus_core.clients.agent import AgentClient
+from domus_core.clients.agent import AgentClient, who_answers
 from domus_core.clients.wire import server_urn
 from domus_core.errors import DomusError, Unreachable
 
@@ -45,11 +45,26 @@ class Agents:
         """The result of an agent's method. Raises NotFound (not our server), the agent's error, or Unreachable."""
         return self._client(server_id).request(method, parameters, timeout)
 
-    def take_over(self, name: str, address: str, port: int, secret: str) -> dict[str, Any]:
-        """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Raises what `takeover.take_over` raises."""
+    def take_over(self, name: Optional[str], address: str, port: int, secret: str) -> dict[str, Any]:
+        """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Without `name` it keeps the one it has.
+
+        Raises what `takeover.take_over` raises.
+        """
         server = takeover.take_over(self._store, self._authority, self._config.url, name, address, port, secret, self._is_ours)
         self._forget(server["id"])
         return server
+
+    def who_answers(self, address: str, port: int, timeout: float) -> tuple[str, str]:
+        """Id of the server of our authority that answers there, and the serial number (hex) of its certificate. Raises Unreachable."""
+        with self._lock:
+            certificate, key = self._own_certificate()
+        return who_answers(address, port, self._authority.servers_ca_pem, str(certificate), str(key), timeout)
+
+    def at(self, address: str, port: int, server_id: str) -> AgentClient:
+        """A client of our own for a server that need not be on record; whoever asks closes it."""
+        with self._lock:
+            certificate, key = self._own_certificate()
+        return AgentClient(address, port, server_id, self._authority.servers_ca_pem, str(certificate), str(key))
 
     def release(self, server_id: str) -> None:
         """Make a server free again, and forget it. Raises NotFound, Unreachable; then nothing has changed here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Optional
 
 from domus_core.clients.agent import AgentClient
 from domus_core.clients.wire import split_invitation
@@ -17,16 +17,22 @@ from ..store.database import Store
 PROTOCOL = 1
 
 
-def take_over(store: Store, authority: Authority, url: str, name: str, address: str, port: int, secret: str, is_ours: Callable[[str], bool]) -> dict[str, Any]:
+def take_over(
+    store: Store, authority: Authority, url: str, name: Optional[str], address: str, port: int, secret: str, is_ours: Callable[[str], bool]
+) -> dict[str, Any]:
     """Compare the fingerprint, sign the server's key, hand over the authorities; return its item.
+
+    Without `name` it is what the manager before called it, or what it calls itself. One that has a manager asks for a signature (csr)
+    only when root has opened it for a rescue.
 
     Raises InvalidSpec (not a secret), Unreachable, Conflict (another fingerprint, owned already, name in use), Unauthorized (wrong secret).
     """
     fingerprint, half = split_invitation(secret)
     with AgentClient.peek(address, port, fingerprint) as contact:
         hello = contact.call("hello")
-        server_id, label = str(hello["server"]), f"server {name}"
-        if hello.get("owned") or not hello.get("csr"):
+        server_id, name = str(hello["server"]), name or str(hello.get("known_as") or hello["name"])
+        label = f"server {name}"
+        if not hello.get("csr"):
             raise Conflict("belongs to a manager already", object=label, value=hello.get("manager"), remedy="Have that one release it: domus-agent status")
         if PROTOCOL not in hello.get("protocols", ()):
             raise Conflict("speaks another version of the protocol", object=label, value=hello.get("protocols"), remedy="Upgrade the older side")

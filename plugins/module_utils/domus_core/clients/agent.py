@@ -106,6 +106,27 @@ class AgentClient:
         return decode_answer(answer)
 
 
+def who_answers(address: str, port: int, authority: str, certificate_path: str, key_path: str, timeout: float = TIMEOUT) -> tuple[str, str]:
+    """Id of the server that answers there with a certificate of this authority, and the serial number (hexadecimal) of that certificate.
+
+    Raises Unreachable: nobody answers, or with another certificate.
+    """
+    place = f"agent {address}:{port}"
+    connection = http.client.HTTPSConnection(address, port, timeout=timeout, context=_context(authority, certificate_path, key_path))
+    try:
+        connection.connect()
+        shown: Mapping[str, Any] = connection.sock.getpeercert() or {}
+    except OSError as error:
+        raise _unreachable(place, error) from None
+    finally:
+        connection.close()
+    prefix = server_urn("")
+    ids = [name[len(prefix) :] for name in _uris(shown) if name.startswith(prefix)]
+    if len(ids) != 1:
+        raise Unreachable("its certificate is not that of a server", object=place, field="certificate", remedy="Is it a Domus agent that listens there?")
+    return ids[0], format(int(str(shown["serialNumber"]), 16), "x")
+
+
 class FirstContact:
     """One TLS connection to a server nobody has a certificate of: nothing is sent before its fingerprint was compared."""
 
@@ -120,8 +141,10 @@ class FirstContact:
             self._connection.close()
             raise _unreachable(self.place, error) from None
         self._connection.auto_open = 0  # what was compared is this connection, not the next one
+        #: the certificate (DER), which nobody has checked yet
+        self.certificate: bytes = self._connection.sock.getpeercert(binary_form=True) or b""
         #: SHA-256 of the certificate, hexadecimal
-        self.fingerprint = hashlib.sha256(self._connection.sock.getpeercert(binary_form=True) or b"").hexdigest()
+        self.fingerprint = hashlib.sha256(self.certificate).hexdigest()
 
     def require(self, fingerprint: str) -> None:
         """Trust the server if it has this fingerprint. Raises Conflict if it has another one."""
@@ -174,7 +197,7 @@ def _context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLCon
 
 
 def _check_identity(certificate: Mapping[str, Any], server_id: str, place: str) -> None:
-    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+    names = _uris(certificate)
     if server_urn(server_id) not in names:
         raise Unreachable(
             "another server answers there",
@@ -183,6 +206,10 @@ def _check_identity(certificate: Mapping[str, Any], server_id: str, place: str) 
             value=", ".join(names),
             remedy=f"Expected {server_urn(server_id)}; is the server's address right?",
         )
+
+
+def _uris(certificate: Mapping[str, Any]) -> list[str]:
+    return [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
 
 
 def _exchange(connection: http.client.HTTPSConnection, body: bytes, timeout: float) -> bytes:
