@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Sequence
 
-from domus_core.errors import printable
 from domus_core.model.kinds import KINDS
 
 from .agents.rebuild import NOT_RESTORED, OURS, SILENT, Outcome, Rebuild
@@ -47,13 +46,18 @@ def table(outcomes: Sequence[Outcome], silent: int) -> str:
     head = ["SERVER", "ADDRESS", "RESULT", *COUNTED.values()]
     lines = [head, *([one.name or one.server or "-", f"{one.address}:{one.port}", one.result, *_counts(one)] for one in outcomes)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    told = ["  ".join(f"{printable(text):<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines] if outcomes else ["no server answered"]
+    told = ["  ".join(f"{_line(text):<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines] if outcomes else ["no server answered"]
     told += [f"{silent} addresses without an answer"] if silent else []
-    told += [f"{printable(one.name or one.address)}: {printable(str(one.note))}" + (f"\n  {one.remedy}" if one.remedy and one.result not in OURS else "") for one in outcomes if one.note]
+    told += [f"{_line(one.name or one.address)}: {_line(str(one.note))}" + (f"\n  {one.remedy}" if one.remedy and one.result not in OURS else "") for one in outcomes if one.note]
     ours = sum(one.result in OURS for one in outcomes)
     told.append(f"{ours} of {len(outcomes)} servers are here." + ("" if ours == len(outcomes) else " The same command adds the others later."))
     told.append("What servers do not know comes from a backup only: " + "; ".join(NOT_RESTORED) + ".")
     return "\n".join(told)
+
+
+def _line(text: str) -> str:
+    """What a server says, as no terminal misreads it."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _counts(outcome: Outcome) -> list[str]:
