@@ -68,6 +68,7 @@ class Ownership:
         self._identity: dict[str, Any] = self._load()
         with contextlib.suppress(OSError, DomusError):  # on a full disk the files are in place at least; the next switch asks again
             self._complete()
+            self._mark()
         self._rescue: Optional[Rescue] = None
         self._revoked = self._load_revoked()
         if not self.owned and not os.path.exists(self._path("secret")):
@@ -112,14 +113,14 @@ class Ownership:
 
         A running agent sees it within seconds (`look`). Until the take-over nothing changes for the old manager.
         """
-        opened = rescue.new_rescue(self._clock())
+        opened = rescue.new_rescue(str(self.manager), self._clock())
         self._write(rescue.FILE, json.dumps(dataclasses.asdict(opened)))
         return f"{self.fingerprint()}:{opened.secret}"
 
     def look(self) -> bool:
         """See whether root has opened the way for another manager, or it has ended; is `context` another one because of that?"""
         with self._lock:
-            before, self._rescue = self._rescue, rescue.read_rescue(self.directory, self._clock()) if self.owned else None
+            before, self._rescue = self._rescue, rescue.read_rescue(self.directory, self.manager, self._clock())
             if self._rescue is None and before is None:
                 return False
             if self._rescue is not None and (before is None or before.secret != self._rescue.secret):
@@ -287,9 +288,15 @@ class Ownership:
             with contextlib.suppress(FileNotFoundError):  # in its place already
                 os.replace(self._path(f"{name}{NEXT}"), self._path(name))
         self._sync()
-        if self.owned:
-            owner.mark(self.state_directory, str(self.manager), self.url)
+        self._mark()
         self._put_identity({name: value for name, value in self._identity.items() if name != MOVING})
+
+    def _mark(self) -> None:
+        """What the engine goes by is what the identity says. Raises DriverError, NoCapacity."""
+        if self.owned and owner.owner(self.state_directory) != {"manager": self.manager, "url": self.url}:
+            owner.mark(self.state_directory, str(self.manager), self.url)
+        elif not self.owned:
+            owner.unmark(self.state_directory)
 
     def _forget_before(self, manager: Optional[str]) -> None:
         """What let the new manager in, and what the one before had revoked, counts no more."""

@@ -159,11 +159,14 @@ def test_with_the_keys_everything_comes_back_and_no_vm_notices(stack: Stack, pri
     all_is_back(stack, before)
     again = rebuild(stack, "--from-servers", *addresses(stack))
     assert [one["result"] for one in again["servers"]] == ["known", "known"], again
+    ranged = rebuild(stack, "--range", "127.0.0.1-127.0.0.3", "--port", str(stack.agent_ports[0]))
+    assert [(one["result"], one["name"]) for one in ranged["servers"]] == [("known", "s0")], ranged
     assert state_of(stack, private_libvirtd) == before
     assert watcher.heard()[heard:] == []
     # What happens from now on is told to the new manager.
     private_libvirtd.virsh("destroy", "runs-too")
     stack.wait_for(lambda: stack.client.get("/api/v1/vms/runs-too")["state"] == "stopped", "the news")
+    assert watcher.heard()[heard:] != []
 
 
 def test_without_the_keys_root_lets_the_new_manager_in_on_each_server(
