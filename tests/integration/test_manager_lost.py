@@ -17,7 +17,7 @@ from domus_core.errors import Conflict, Unreachable
 
 from tests.support.private_libvirtd import PrivateLibvirtd
 from tests.support.stack import MANAGER_USER, Stack, free_port
-from tests.support.stack_faults import ended, items
+from tests.support.stack_faults import agent_client, ended, items
 
 pytestmark = pytest.mark.libvirt
 
@@ -176,6 +176,7 @@ def test_without_the_keys_root_lets_the_new_manager_in_on_each_server(
     stack.wait_for(lambda: len(known(stack)) == 5, "the VMs and that of libvirt's test driver")
     before, heard = state_of(stack, private_libvirtd), len(watcher.heard())
     old = tmp_path / "old"
+    agent_client(stack, 0).close()  # now the manager has a certificate
     shutil.copytree(stack.manager_directory, old)
     lose(stack)
     begin(stack)
