@@ -48,7 +48,11 @@ def table(outcomes: Sequence[Outcome], silent: int) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     told = ["  ".join(f"{_line(text):<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines] if outcomes else ["no server answered"]
     told += [f"{silent} addresses without an answer"] if silent else []
-    told += [f"{_line(one.name or one.address)}: {_line(str(one.note))}" + (f"\n  {one.remedy}" if one.remedy and one.result not in OURS else "") for one in outcomes if one.note]
+    told += [
+        f"{_line(one.name or one.address)}: {_line(str(one.note))}" + (f"\n  {one.remedy}" if one.remedy and one.result not in OURS else "")
+        for one in outcomes
+        if one.note
+    ]
     ours = sum(one.result in OURS for one in outcomes)
     told.append(f"{ours} of {len(outcomes)} servers are here." + ("" if ours == len(outcomes) else " The same command adds the others later."))
     told.append("What servers do not know comes from a backup only: " + "; ".join(NOT_RESTORED) + ".")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import simple_websocket
-from domus_core.clients.agent import AgentClient, who_answers
+from domus_core.clients.agent import AgentClient, tls_context, who_answers
 from domus_core.clients.wire import server_urn
 from domus_core.errors import DomusError, Unreachable
 
@@ -40,6 +40,7 @@ class Agents:
         self._certificate: Optional[tuple[Path, Path]] = None
         self._looked_at = 0.0
         self._renewed = 0
+        self._context: Optional[ssl.SSLContext] = None
 
     def call(self, server_id: str, method: str, parameters: Mapping[str, Any], timeout: float = 30.0) -> Any:
         """The result of an agent's method. Raises NotFound (not our server), the agent's error, or Unreachable."""
@@ -102,7 +103,7 @@ class Agents:
             place = (str(server["address"]), int(server["port"]), self._renewed)
             known = self._clients.get(server["id"])
             if known is None or known[0] != place:
-                client = AgentClient(place[0], place[1], server["id"], self._authority.servers_ca_pem, str(certificate), str(key))
+                client = AgentClient(place[0], place[1], server["id"], "", str(certificate), str(key), context=self._context)
                 self._clients[server["id"]] = known = (place, client)
         return known[1]
 
@@ -111,7 +112,10 @@ class Agents:
         if self._certificate is None or time.monotonic() - self._looked_at > CERTIFICATE_SECONDS:
             self._certificate = self._authority.issue_manager(self._store.manager_id)
             self._looked_at = time.monotonic()
-            self._renewed = self._certificate[0].stat().st_mtime_ns
+            renewed = self._certificate[0].stat().st_mtime_ns
+            if self._context is None or renewed != self._renewed:
+                self._context = tls_context(self._authority.servers_ca_pem, str(self._certificate[0]), str(self._certificate[1]))
+            self._renewed = renewed
         return self._certificate
 
     def _forget(self, server_id: str) -> None:

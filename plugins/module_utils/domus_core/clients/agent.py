@@ -33,11 +33,15 @@ class AgentClient:
         certificate_path: str,
         key_path: str,
         timeout: float = TIMEOUT,
+        context: Optional[ssl.SSLContext] = None,
     ) -> None:
-        """`authority` is the servers' CA, as PEM or as the path of a file; `timeout` the seconds that an answer may take."""
+        """`authority` is the servers' CA, as PEM or as the path of a file; `timeout` the seconds that an answer may take.
+
+        Those who call many agents make the `context` once (`tls_context` of the same files), which costs as much as a handshake.
+        """
         self.place = f"agent {address}:{port}"
         self._address, self._port, self._server_id, self._timeout = address, port, server_id, timeout
-        self._context = _context(authority, certificate_path, key_path)
+        self._context = context or tls_context(authority, certificate_path, key_path)
         self._kept = threading.local()
         self._open: weakref.WeakSet[http.client.HTTPSConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -112,7 +116,7 @@ def who_answers(address: str, port: int, authority: str, certificate_path: str, 
     Raises Unreachable: nobody answers, or with another certificate.
     """
     place = f"agent {address}:{port}"
-    connection = http.client.HTTPSConnection(address, port, timeout=timeout, context=_context(authority, certificate_path, key_path))
+    connection = http.client.HTTPSConnection(address, port, timeout=timeout, context=tls_context(authority, certificate_path, key_path))
     try:
         connection.connect()
         shown: Mapping[str, Any] = connection.sock.getpeercert() or {}
@@ -180,7 +184,7 @@ class FirstContact:
         self.close()
 
 
-def _context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLContext:
+def tls_context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLContext:
     """TLS that trusts this CA only and shows this certificate. Raises NotFound or DriverError when they can not be read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # who it is stands in the certificate's URI: addresses change
