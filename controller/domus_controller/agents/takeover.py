@@ -125,7 +125,7 @@ def _make_room(store: Store, server: dict[str, Any]) -> Optional[dict[str, Any]]
         return None
     if found["id"] == server["id"]:
         return None
-    if found["state"] == servers.ONLINE:
+    if found["state"] in servers.CONNECTED:
         raise Conflict(
             "works still, so that it was not reinstalled",
             object=f"server {found['name']}",
