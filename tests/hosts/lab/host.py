@@ -223,6 +223,7 @@ def write_identity(root: Path, host: Host) -> None:
     """What one host has and no other, put into its root directory: names, addresses, keys, libvirt's id."""
     traits, lab = host.traits, host.lab
     files = {
+        "etc/domus-host": f"{lab.name} {host.name} {traits.uuid}\n",
         "etc/hostname": f"{host.name}\n",
         "etc/hosts": lab.hosts_file(),
         "etc/machine-id": f"{uuid.uuid5(uuid.NAMESPACE_DNS, traits.uuid).hex}\n",
@@ -241,10 +242,10 @@ def write_identity(root: Path, host: Host) -> None:
         target = root / f"etc/ssh/ssh_host_ed25519_key{suffix}"
         target.write_bytes((host.directory / f"host_key{suffix}").read_bytes())
         target.chmod(mode)
-    _set(root / "etc/libvirt/libvirtd.conf", "host_uuid", json.dumps(traits.uuid))
+    set_value(root / "etc/libvirt/libvirtd.conf", "host_uuid", json.dumps(traits.uuid))
 
 
-def _set(path: Path, key: str, value: str) -> None:
+def set_value(path: Path, key: str, value: str) -> None:
     """A line `key = value` in one of libvirt's files."""
     lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{key} ")] if path.exists() else []
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -272,7 +273,7 @@ class Container(Host):
         write_identity(self.root, self)
         # The hierarchies of cgroup version 1 are read-only in a container, and the machine's AppArmor is not its own.
         for key, value in (("cgroup_controllers", "[ ]"), ("security_driver", '"none"')):
-            _set(self.root / "etc/libvirt/qemu.conf", key, value)
+            set_value(self.root / "etc/libvirt/qemu.conf", key, value)
 
     def start(self) -> None:
         """Power on; return at once."""

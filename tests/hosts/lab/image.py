@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -32,6 +32,23 @@ DISABLED = (
     "nfs-blkmap.service nfs-client.target"
 ).split()
 
+MACHINE_DISK = "8G"
+# The second archive of a machine's initrd has /identity: what it has and no other, copied to a new disk once, names at every boot.
+INIT = """#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+for module in {modules}; do insmod /modules/$module; done
+while [ ! -b /dev/vda ]; do usleep 20000; done
+mount -t ext4 /dev/vda /root
+cmp -s /identity/etc/domus-host /root/etc/domus-host || cp -a /identity/. /root/
+cp /identity/etc/hosts /root/etc/hosts
+umount /proc
+mount --move /dev /root/dev
+exec switch_root /root /sbin/init
+"""
+
 
 def packages(*lists: str) -> list[str]:
     """The packages of the named lists and of all roles' tables, each once."""
@@ -49,6 +66,12 @@ def container_tree() -> Path:
     return _cached("container", wanted, lambda place: _bootstrap(place, wanted))
 
 
+def machine_image() -> Path:
+    """A directory with `disk.img`, `vmlinuz` and `initrd`, what every machine boots from; made when it is missing."""
+    wanted = packages("packages-hosts.txt", "packages-machines.txt")
+    return _cached("machine", wanted, lambda place: _make_machine(place, wanted))
+
+
 def ssh_key() -> Path:
     """The private key that logs in as root on every test host of this machine."""
     key = CACHE / "ssh" / "id_ed25519"
@@ -59,7 +82,52 @@ def ssh_key() -> Path:
     return key
 
 
-def _cached(kind: str, wanted: list[str], make) -> Path:  # type: ignore[no-untyped-def]
+def pack(directory: Path, archive: Path) -> None:
+    """A directory as an archive that a kernel unpacks as its first file system."""
+    require("cpio", "cpio")
+    names = "\0".join(str(path.relative_to(directory)) for path in sorted(directory.rglob("*")))
+    with open(archive, "wb") as target:
+        subprocess.run(["cpio", "--quiet", "--null", "--create", "--format=newc", "--owner=0:0"], input=names.encode(), stdout=target, cwd=directory, check=True)
+
+
+def _make_machine(place: Path, wanted: list[str]) -> None:
+    """The disk and what starts it. Debian's own initrd has modules for every machine; loading it takes longer than all the rest."""
+    tree = place / "tree"
+    _bootstrap(tree, wanted)
+    (tree / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 0\nshared /srv/shared virtiofs defaults,nofail 0 0\n")
+    (tree / "srv/shared").mkdir()
+    # It asks QEMU for its abilities, which takes many seconds here; its sockets start it when somebody needs it.
+    run("systemctl", f"--root={tree}", "--quiet", "disable", "libvirtd.service")
+    (kernel,) = (tree / "boot").glob("vmlinuz-*")
+    shutil.copy(kernel, place / "vmlinuz")
+    _make_initrd(tree, kernel.name.partition("-")[2], place)
+    for path in (tree / "boot").glob("initrd*"):
+        path.unlink()
+    run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-d", str(tree), str(place / "disk.img"), MACHINE_DISK, timeout=300)
+    shutil.rmtree(tree)
+
+
+def _make_initrd(tree: Path, version: str, place: Path) -> None:
+    """The first file system: busybox, the modules of the disk, and a script that goes on in the real one."""
+    require("modprobe", "kmod")
+    first = place / "initrd.d"
+    for name in ("bin", "modules", "proc", "dev", "root"):
+        (first / name).mkdir(parents=True)
+    shutil.copy(tree / "bin/busybox", first / "bin/busybox")
+    order: list[str] = []
+    for module in ("virtio_pci", "virtio_blk"):
+        for line in run("modprobe", "-d", str(tree), "-S", version, "--show-depends", module).splitlines():
+            words = line.split()
+            if words[0] == "insmod" and (name := Path(words[1]).name) not in order:
+                shutil.copy(words[1], first / "modules" / name)
+                order.append(name)
+    (first / "init").write_text(INIT.format(modules=" ".join(order)))
+    (first / "init").chmod(0o755)
+    pack(first, place / "initrd")
+    shutil.rmtree(first)
+
+
+def _cached(kind: str, wanted: list[str], make: Callable[[Path], None]) -> Path:
     key = hashlib.sha256("\n".join([EDITION, SUITE, *wanted]).encode()).hexdigest()[:12]
     place = CACHE / f"{kind}-{key}"
     with _locked(place.name):

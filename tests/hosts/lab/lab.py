@@ -20,10 +20,11 @@ from . import image
 from .cgroups import Group
 from .commands import LabError, mounts, require, run
 from .host import Container, Host, Traits
+from .machine import Machine
 from .network import Network
 
 RUN = Path("/run/domus-hosts")
-KINDS: dict[str, type[Host]] = {"container": Container}
+KINDS: dict[str, type[Host]] = {"container": Container, "machine": Machine}
 
 
 def default_name() -> str:
@@ -183,6 +184,11 @@ class Lab:
     def container_tree(self) -> Path:
         """The root directory below the one of each container."""
         return image.container_tree()
+
+    @property
+    def machine_image(self) -> Path:
+        """What each machine boots from."""
+        return image.machine_image()
 
     def hosts_file(self) -> str:
         """The /etc/hosts of every host."""
