@@ -60,6 +60,7 @@ SERVER_MODULES: dict[str, dict[str, Any]] = {
         "pool": {"type": "str"},
         "replace": {"type": "bool", "default": False},
         "force": {"type": "bool", "default": False},
+        "fresh": {"type": "bool", "default": False},
         "wait": CHANGE["wait"],
         "wait_timeout": CHANGE["wait_timeout"],
     },
@@ -67,6 +68,7 @@ SERVER_MODULES: dict[str, dict[str, Any]] = {
         "name": {"type": "str", "required": True},
         "enabled": {"type": "bool", "default": True},
         "evacuate": {"type": "bool", "default": False},
+        "reason": {"type": "str"},
         "wait_timeout": {"type": "int", "default": 3600},
     },
 }

@@ -48,12 +48,17 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
     if there == wanted and not left:
         return told(False, found, before, after)
     if not check:
-        answer = manager.put(f"{server_path(name)}/maintenance", {"enabled": wanted, "evacuate": wanted and evacuate})
+        answer = manager.put(f"{server_path(name)}/maintenance", _maintenance(parameters))
         _wait_for_job(manager, answer, int(parameters["wait_timeout"]))
         found = _known(manager, name)
         if wanted and evacuate and (left := vms_there(manager, name, RUNNING)):
             raise Conflict("VMs run there still", object=f"server {name}", value=", ".join(left), remedy="See why they could not move: domus job list")
     return told(True, found, before, after)
+
+
+def _maintenance(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    enabled = bool(parameters["enabled"])
+    return {"enabled": enabled, "evacuate": enabled and bool(parameters["evacuate"]), **({"reason": parameters["reason"]} if parameters["reason"] else {})}
 
 
 def told(changed: bool, server: Optional[Mapping[str, Any]], before: str, after: str) -> dict[str, Any]:
@@ -108,9 +113,10 @@ def _check_place(found: Mapping[str, Any], parameters: Mapping[str, Any]) -> Non
 def _answering(manager: ManagerClient, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The server, once it has reported to its manager. Raises Unreachable after `wait_timeout` seconds."""
     deadline = time.monotonic() + int(parameters["wait_timeout"])
+    earlier = _known(manager, name).get("last_seen") if parameters["fresh"] else ""
     while True:
         found = _known(manager, name)
-        if not parameters["wait"] or found.get("state") in ANSWERING:
+        if not parameters["wait"] or (found.get("state") in ANSWERING and found.get("last_seen") != earlier):
             return found
         if time.monotonic() >= deadline:
             remedy = f"Does it reach {manager.url}? Run `domus-agent status` and `domus-agent doctor` there"

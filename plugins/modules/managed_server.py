@@ -48,6 +48,10 @@ options:
     description: Let a server go although VMs run there, or although it does not answer. Then it must be freed on its own console as well.
     type: bool
     default: false
+  fresh:
+    description: Wait for a report that comes after this task has begun; what the server told before it was restarted does not count.
+    type: bool
+    default: false
   wait:
     description: Whether to wait until the server has reported to its manager.
     type: bool

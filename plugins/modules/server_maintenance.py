@@ -29,6 +29,9 @@ options:
     description: Move its running VMs to other servers first. Refused as a whole, before anything moves, when one of them can not.
     type: bool
     default: false
+  reason:
+    description: Why; people see it with the server.
+    type: str
   wait_timeout:
     description: How many seconds the evacuation may take; after that the task fails, and the evacuation goes on.
     type: int
