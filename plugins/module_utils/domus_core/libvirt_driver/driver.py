@@ -56,16 +56,15 @@ class LibvirtDriver:
         """The server as it is, with the files that the document names."""
         self._site = site
         repositories = repository.read_repositories(self.registry, site, self.storage)
-        places = repository.places_of(repositories, site, self.storage)
-        isos = repository.read_images("iso", self.registry, places)
-        self._remember(places, isos)
+        places = repository.registered_places(self.registry, self.storage, site)
+        self._remember(places)
         server = self._server(site)
         objects = {
             "server": self._servers(server),
             "network": network.read_networks(self.connection, self.registry),
             "repository": repositories,
             "template": repository.read_images("template", self.registry, places),
-            "iso": isos,
+            "iso": repository.read_images("iso", self.registry, places),
             "virtual_disk": virtual_disk.read_virtual_disks(places),
             "vm": self._vms().read_all(),
         }
@@ -123,13 +122,12 @@ class LibvirtDriver:
         """Where things are, as far as the last reading and the registry tell."""
         if self._places is not None:
             return self._places
-        repositories = repository.read_repositories(self.registry, self._site, self.storage)
-        places = repository.places_of(repositories, self._site, self.storage)
-        self._remember(places, repository.read_images("iso", self.registry, places))
+        places = repository.registered_places(self.registry, self.storage, self._site)
+        self._remember(places)
         return places
 
-    def _remember(self, places: Places, isos: dict[str, Found]) -> None:
-        self._isos = {name: found.state.path for name, found in isos.items() if found.state.path}
+    def _remember(self, places: Places) -> None:
+        self._isos = repository.paths_of_isos(self.registry, places)
         self._places = places
 
     def _vms(self) -> Vms:

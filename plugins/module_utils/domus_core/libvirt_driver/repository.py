@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Optional
 
@@ -16,7 +16,7 @@ from ..model.document import Site
 from ..model.fields import plain, restore
 from ..model.iso import IsoSpec, IsoState
 from ..model.kind import is_absent
-from ..model.repository import FOLDERS, ISOS, TEMPLATES, RepositorySpec, completed, is_shared
+from ..model.repository import FOLDERS, ISOS, TEMPLATES, RepositorySpec, RepositoryState, completed, is_shared
 from ..model.snapshot import Found, ImageFile
 from ..model.template import TemplateSpec, TemplateState
 from ..planning.steps import CREATE, DELETE, Step
@@ -35,15 +35,24 @@ CHUNK = 1 << 20
 
 def read_repositories(registry: Registry, site: Optional[Site], storage: Storage) -> dict[str, Found]:
     """The repositories that the server knows, and the adopted directories of the document that exist."""
-    found = {}
-    for name in registry.names("repository"):
-        data = registry.read("repository", name)
-        if data is not None:
-            found[name] = _repository(restore(RepositorySpec, data), storage, registered=True, uuid=str(data.get("uuid") or ""))
-    for name, spec in (site.wanted("repository") if site else {}).items():
-        if name not in found and spec.adopted and spec.nfs is None and spec.path and not is_absent(spec) and _is_directory(spec, storage):
-            found[name] = _repository(spec, storage, registered=False)
+    known = _registered(registry)
+    states = storage.measure_all({name: (restore(RepositorySpec, data), str(data.get("uuid") or "")) for name, data in known.items()})
+    found = {name: _found(spec, state) for name, (spec, state) in states.items()}
+    for name, spec in _adopted(known, site).items():
+        if _is_directory(spec, storage):
+            found[name] = _found(spec, storage.measure(spec, registered=False, uuid=""))
     return found
+
+
+def _registered(registry: Registry) -> dict[str, dict[str, Any]]:
+    read = ((name, registry.read("repository", name)) for name in registry.names("repository"))
+    return {name: data for name, data in read if data is not None}
+
+
+def _adopted(known: Mapping[str, Any], site: Optional[Site]) -> dict[str, RepositorySpec]:
+    """The directories that the document adopts."""
+    wanted = site.wanted("repository") if site else {}
+    return {name: spec for name, spec in wanted.items() if name not in known and spec.adopted and spec.nfs is None and spec.path and not is_absent(spec)}
 
 
 def _is_directory(spec: RepositorySpec, storage: Storage) -> bool:
@@ -53,24 +62,29 @@ def _is_directory(spec: RepositorySpec, storage: Storage) -> bool:
         return False
 
 
-def _repository(spec: RepositorySpec, storage: Storage, *, registered: bool, uuid: str = "") -> Found:
-    state = storage.measure(spec, registered=registered, uuid=uuid)
+def _found(spec: RepositorySpec, state: RepositoryState) -> Found:
     return Found(spec, state, fingerprint=repr(plain(spec)))
 
 
-def places_of(repositories: dict[str, Found], site: Optional[Site], storage: Storage) -> Places:
-    """Where things are, counting repositories that the document is about to make."""
-    specs = {name: found.spec for name, found in repositories.items()}
+def registered_places(registry: Registry, storage: Storage, site: Optional[Site] = None) -> Places:
+    """Where things are, as far as the registry and the document tell; looks at no file in a repository."""
+    known = _registered(registry)
+    specs = {name: restore(RepositorySpec, data) for name, data in known.items()}
     for name, spec in (site.wanted("repository") if site else {}).items():
         if name not in specs and (spec.path or spec.nfs is not None) and not is_absent(spec):
             specs[name] = completed(spec)
-    return Places(specs, storage, {name: found.state.uuid for name, found in repositories.items() if found.state.uuid})
+    return Places(specs, storage, {name: str(data["uuid"]) for name, data in known.items() if data.get("uuid")})
 
 
-def registered_places(registry: Registry, storage: Storage) -> Places:
-    """Where the repositories are that the server knows; looks at none of them."""
-    known = {name: registry.read("repository", name) for name in registry.names("repository")}
-    return Places({name: restore(RepositorySpec, data) for name, data in known.items() if data is not None}, storage)
+def paths_of_isos(registry: Registry, places: Places) -> dict[str, str]:
+    """The files of the known ISO images by name; looks at none of them."""
+    paths = {}
+    for name in registry.names("iso"):
+        data = registry.read("iso", name)
+        if data is not None and data.get("image"):
+            with suppress(NotFound):
+                paths[name] = places.in_folder(data["image"], ISOS)
+    return paths
 
 
 def read_images(kind: str, registry: Registry, places: Places) -> dict[str, Found]:

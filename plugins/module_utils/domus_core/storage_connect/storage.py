@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Callable, Optional
 
+from ..libvirt_driver.bounded import Work
 from ..model.repository import RepositorySpec, RepositoryState, is_shared
 from .local import LocalDirectory
 from .mounts import Host, Mount, holding
@@ -72,6 +75,15 @@ class Storage:
             file_system=there.file_system if there else "",
             lease=self.host.lease(spec.path or "") if spec.nfs is not None else None,
         )
+
+    def measure_all(self, known: Mapping[str, tuple[RepositorySpec, str]]) -> dict[str, tuple[RepositorySpec, RepositoryState]]:
+        """How registered repositories (specification and UUID by name) are now: the shared ones side by side, so that all take LIMIT at most."""
+        asked = {name: Work(partial(self.measure, spec, registered=True, uuid=uuid)) for name, (spec, uuid) in known.items() if is_shared(spec)}
+        states = {name: self.measure(spec, registered=True, uuid=uuid) for name, (spec, uuid) in known.items() if name not in asked}
+        for name, work in asked.items():
+            work.join()
+            states[name] = work.result()
+        return {name: (spec, states[name]) for name, (spec, dummy) in known.items()}
 
     def mounts(self) -> list[Mount]:
         """What is mounted, as it was a second ago at most."""
