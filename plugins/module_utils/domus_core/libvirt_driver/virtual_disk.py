@@ -143,6 +143,8 @@ def _carry_out(connection: Any, registry: Registry, places: Places, step: Step, 
 
 def _create(path: str, step: Step, notes: Registry, registry: Registry, places: Places) -> None:
     if os.path.lexists(path):
+        if places.uuids.get(step.spec.repository) and notes.read("virtual_disk", step.spec.name) == {"owner": step.uuid, "spec": plain(step.spec)}:
+            return  # another server has just made it by the same document
         raise Conflict("a file of this name is there already", value=path, remedy="Choose another name, or remove it first")
     notes.write("virtual_disk", step.spec.name, {"owner": step.uuid, "spec": plain(step.spec)})
     try:
