@@ -44,10 +44,12 @@ class Fleet:
     def up(self) -> Fleet:
         """Export a directory, and take the servers over."""
         with ThreadPoolExecutor(4) as pool:
-            work = [pool.submit(self.stack.up), pool.submit(export, self.nas), *(pool.submit(install_agent, server) for server in self.servers)]
+            work = [pool.submit(export, self.nas), *(pool.submit(install_agent, server) for server in self.servers)]
+            self.stack.up()  # not in a thread: its processes end with whoever started them
             for one in work:
                 one.result()
         for number, server in enumerate(self.servers, 1):
+            server.shell("until ss -tln | grep -q :8899; do sleep 0.3; done", timeout=PATIENCE)
             secret = server.run("domus-agent", "secret").split()[-1]
             self.stack.client.post("/api/v1/servers", {"name": f"s{number}", "address": server.address, "secret": secret})
         self.wait_for(lambda: all(one["state"] == "running" or one["state"] == "online" for one in self.states()), "the first callbacks")
@@ -55,7 +57,7 @@ class Fleet:
 
     def states(self) -> list[Item]:
         """The servers, as the manager sees them."""
-        return items(self.stack, "/api/v1/servers")
+        return items(self.stack, "servers")
 
     def wait_for(self, question: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
         """The answer, once it is one."""
@@ -69,7 +71,7 @@ class Fleet:
 
     def repository(self, server: str, name: str = "nas") -> Item:
         """A repository as one server tells of it. Raises LookupError."""
-        return next(one for one in items(self.stack, "/api/v1/repositories") if (one["name"], one["server"]) == (name, server))
+        return next(one for one in items(self.stack, "repositories") if (one["name"], one["server"]) == (name, server))
 
     def vm(self, name: str) -> Item:
         """A VM, as the manager knows it."""
@@ -77,7 +79,7 @@ class Fleet:
 
     def events(self, kind: str) -> list[Item]:
         """The events of this kind, of all servers."""
-        return items(self.stack, "/api/v1/events", kind=kind)
+        return items(self.stack, "events", kind=kind)
 
 
 def export(nas: Host) -> None:
@@ -147,7 +149,7 @@ def test_one_document_presents_it_to_two_servers(fleet: Fleet, server_document: 
     assert fleet.vm("web1")["state"] == "running"
     # What one server makes is seen by the other as the same object, soon and without being told.
     disks = fleet.wait_for(
-        lambda: [one for one in items(fleet.stack, "/api/v1/virtual-disks") if one["name"] == "web1-root"][1:] and _copies(fleet), "the disk on s2"
+        lambda: [one for one in items(fleet.stack, "virtual-disks") if one["name"] == "web1-root"][1:] and _copies(fleet), "the disk on s2"
     )
     assert {disk["server"] for disk in disks} == {"s1", "s2"} and len({disk["id"] for disk in disks}) == 1
     for server in fleet.servers:
@@ -157,7 +159,7 @@ def test_one_document_presents_it_to_two_servers(fleet: Fleet, server_document: 
 
 
 def _copies(fleet: Fleet) -> list[Item]:
-    return [one for one in items(fleet.stack, "/api/v1/virtual-disks") if one["name"] == "web1-root"]
+    return [one for one in items(fleet.stack, "virtual-disks") if one["name"] == "web1-root"]
 
 
 def test_both_make_the_same_disks_at_once(fleet: Fleet) -> None:
