@@ -66,7 +66,7 @@ def not_answering(source: str, since: float) -> NotAnswering:
     """The error that tells of it."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
     return NotAnswering(
-        f"NFS server {source} does not answer since {at}",
+        f"{_called(source)} does not answer since {at}",
         remedy="Everything goes on by itself once it answers; if it never will: state: absent with force_unmount: true",
     )
 
@@ -76,8 +76,13 @@ def trouble(error: OSError, source: str) -> str:
     if error.errno == errno.ESTALE:
         return f"{source} no longer knows this directory (stale file handle): it was made anew there. Stop its VMs, then apply it with state: absent, and again"
     if error.errno in (errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH):
-        return f"NFS server {source} does not answer ({error.strerror})"
+        return f"{_called(source)} does not answer ({error.strerror})"
     return f"{source}: {error.strerror}"
+
+
+def _called(source: str) -> str:
+    """A directory is told from server and export by the colon."""
+    return f"NFS server {source}" if ":" in source else f"the file system of {source}"
 
 
 def _refuse_hanging(root: str, source: str) -> None:
