@@ -8,8 +8,9 @@ from typing import IO, Any
 import click
 from domus_core.errors import DomusError
 
-from ..output import Output, key, moment, size
+from ..output import Output, key, moment
 from .common import completes, connect, limit_option, listed, with_output
+from .server_facts import FACTS
 
 SERVERS = "/api/v1/servers"
 
@@ -39,9 +40,7 @@ FIELDS = [
     moment("libvirt's until", "libvirt_certificate_ends_at"),
     key("revoked", "revoked"),
     ("problems", lambda server: "\n".join(server.get("problems") or ())),
-    *(key(name, "facts", name) for name in ("hostname", "cpu_model", "cpus")),
-    size("memory", "facts", "memory"),
-    *(key(name.replace("_", " "), "facts", name) for name in ("virtualization", "hypervisor", "hypervisor_version", "libvirt_version")),
+    *FACTS,
 ]
 DISCOVERED = [
     key("ADDRESS", "address"),

@@ -7,6 +7,7 @@ from domus_core.verbs import VERBS
 
 from ..store.servers import STATES
 from .bodies import ROLES
+from .facts import FACTS
 from .schemas import Schema, reference
 
 JOB_KINDS = ("apply", *VERBS)
@@ -76,6 +77,7 @@ def object_shape(kind: Kind, spec: str) -> Schema:
 
 
 SHAPES: dict[str, Schema] = {
+    "Facts": FACTS,
     "Problem": shape(
         "A problem document (RFC 9457).",
         "type title status detail code",
@@ -130,7 +132,7 @@ SHAPES: dict[str, Schema] = {
         version=MAYBE_TEXT,
         behind={**FLAG, "description": "Its agent is older than the manager."},
         libvirt=MAYBE_TEXT,
-        facts={"type": ["object", "null"]},
+        facts=nothing_or(reference("Facts")),
         problem={**MAYBE_TEXT, "description": "What is wrong with the agent, as it says itself."},
         problems={**list_of(TEXT), "description": "All that is wrong, and what to do about it."},
         vms=NUMBER,
