@@ -26,6 +26,12 @@ class RepositorySpec:
     adopted: Optional[bool] = attribute(
         Flag(), "The directory is not Domus's own: files in it are used where they lie, and nothing is made or deleted in it.", compare=IGNORE, example=False
     )
+    shared: Optional[bool] = attribute(
+        Flag(),
+        "The directory is the same file system on every server that has it: a VM moves between them without its disks being copied.",
+        default=False,
+        example=False,
+    )
     state: Optional[str] = presence("Whether Domus is to know it; `absent` forgets it and keeps the files.")
 
 
