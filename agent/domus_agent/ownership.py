@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from domus_core import owner
 from domus_core.clients.wire import manager_urn, server_urn
-from domus_core.errors import Conflict, DriverError, Forbidden, InvalidSpec, NotFound, Unauthorized
+from domus_core.errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, Unauthorized
 
 from .config import VARIABLE
 from .service import advice
@@ -32,6 +32,8 @@ from .store import AgentStore
 
 WRONG_TRIES = 5
 FREE, JOB, MANAGER = "free", "job", "manager"
+# What a switch lays beside, and where identity.json says which files are to take their place.
+NEXT, MOVING = ".next", "moving"
 _JOB, _FOR = "urn:domus:job:", "urn:domus:for:"
 
 
@@ -45,7 +47,7 @@ class Caller:
 
 
 class Ownership:
-    """The identity of this server. `changed` is called after each take-over and release.
+    """The identity of this server. `changed` is called after each take-over and release, and when its certificate was renewed.
 
     `context` is the TLS of the door, a new object after each change (one can learn a CA, but not forget it): what was connected
     with an earlier one counts no more.
@@ -60,8 +62,11 @@ class Ownership:
         self._lock = threading.RLock()
         self._wrong = 0
         self._request: Optional[str] = None
+        self._renewing: Optional[tuple[str, str]] = None
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self._identity: dict[str, Any] = self._load()
+        with contextlib.suppress(OSError, DomusError):  # on a full disk the files are in place at least; the next switch asks again
+            self._complete()
         self._revoked = self._load_revoked()
         if not self.owned and not os.path.exists(self._path("secret")):
             self._become_free()
@@ -161,6 +166,38 @@ class Ownership:
         self.changed()
         return {"server": self.server_id}
 
+    def serial(self) -> str:
+        """The serial number (hex) of this server's certificate."""
+        from . import certificates
+
+        return certificates.serial_of(self._read("certificate.pem"))
+
+    def renewal_request(self) -> str:
+        """A signing request (PEM) for a new key, the same until `renew`; the key is kept in memory."""
+        from . import certificates
+
+        with self._lock:
+            if self._renewing is None:
+                self._renewing = certificates.new_request()
+            return self._renewing[1]
+
+    def renew(self, certificate: str) -> None:
+        """Be known by a new key and certificate from now on; once more the same changes nothing. Raises InvalidSpec, Conflict; then nothing has changed."""
+        from . import certificates
+
+        with self._lock:
+            if certificate == self._read("certificate.pem"):
+                return
+            if self._renewing is None:
+                raise Conflict("was not asked for", object="certificate", remedy="Ask for the request (renewal) first: the agent was restarted meanwhile")
+            authority = self._read("authority.pem")
+            certificates.check_signed(certificate, authority, server_urn(self.server_id))
+            certificates.check_issued(certificate, authority, self._renewing[0])
+            self._switch(self._identity, {"certificate.pem": certificate, "key.pem": self._renewing[0]})
+            self._renewing = None
+            self.context = self._server_context()
+        self.changed()
+
     def release(self) -> dict[str, Any]:
         """Be free again: a new key, a new secret; the manager's certificates are accepted no more."""
         with self._lock:
@@ -217,10 +254,30 @@ class Ownership:
             except (ssl.SSLError, ValueError):
                 raise InvalidSpec("is not a certificate (PEM)", field=field) from None
 
+    def _switch(self, identity: dict[str, Any], files: Mapping[str, str]) -> None:
+        """Change the identity and these files at once, whenever a crash comes."""
+        self._complete()  # what lies beside would else be taken for the rest of the last one
+        for name, text in files.items():
+            self._write(f"{name}{NEXT}", text)
+        self._put_identity({**identity, MOVING: sorted(files)})
+        self._complete()
+
+    def _complete(self) -> None:
+        """Put what the last switch laid beside in its place; a crash may have come in between."""
+        if MOVING not in self._identity:
+            return
+        for name in self._identity[MOVING]:
+            with contextlib.suppress(FileNotFoundError):  # in its place already
+                os.replace(self._path(f"{name}{NEXT}"), self._path(name))
+        self._sync()
+        if self.owned:
+            owner.mark(self.state_directory, str(self.manager), self.url)
+        self._put_identity({name: value for name, value in self._identity.items() if name != MOVING})
+
     def _become_free(self) -> None:
         from . import certificates
 
-        self._request = None
+        self._request, self._renewing = None, None
         key, certificate = certificates.self_signed(server_urn(self.server_id))
         self._write("key.pem", key)
         self._write("certificate.pem", certificate)
@@ -263,6 +320,9 @@ class Ownership:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._path(name))
+        self._sync()
+
+    def _sync(self) -> None:
         directory = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
