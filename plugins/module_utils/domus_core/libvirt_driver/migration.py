@@ -72,7 +72,7 @@ def _word(state: int, reason: int, busy: bool, persistent: bool, arriving: bool)
     if paused and arriving and not persistent:
         return planning.ARRIVING
     if busy:
-        return planning.RUNS if arriving and not paused else planning.MOVING
+        return planning.MOVING
     return planning.HALTED if paused else planning.RUNS
 
 
@@ -98,12 +98,15 @@ def look_there(uri: str, uuid: str, *, arriving: bool) -> str:
 # --- the destination
 
 
-def receive(driver: LibvirtDriver, vm: MovingVm, plan: MigrationPlan, contents: Mapping[str, str], *, operation: str, source_uri: str) -> None:
+def receive(
+    driver: LibvirtDriver, vm: MovingVm, plan: MigrationPlan, contents: Mapping[str, str], *, operation: str, source_uri: str, offer: Mapping[str, Any]
+) -> None:
     """Make ready what the VM needs here: empty images for the disks that are copied, with their notes, and the files that come along.
 
     `contents` are the files by path, base64. Raises Conflict, NoCapacity, InvalidSpec; then nothing is left behind.
     """
-    record = {"operation": operation, "vm": dataclasses.asdict(vm), "plan": plan.as_dict(), "source": source_uri, "began": time.time(), "made": []}
+    record: dict[str, Any] = {"operation": operation, "vm": dataclasses.asdict(vm), "plan": plan.as_dict(), "source": source_uri, "destination": dict(offer)}
+    record["made"] = []
     driver.registry.write(INCOMING, vm.uuid, record)
     try:
         for path, content in contents.items():
@@ -160,6 +163,18 @@ def finish(driver: LibvirtDriver, uuid: str) -> dict[str, Any]:
                 told_of = {"downtime": done.get("downtime"), "total": done.get("time_elapsed")}
     driver.registry.remove(INCOMING, uuid)
     return told_of
+
+
+def resume(driver: LibvirtDriver, uuid: str) -> None:
+    """Let a VM that has arrived go on."""
+    with told("letting it go on"):
+        driver.connection.lookupByUUIDString(uuid).resume()
+
+
+def drop(driver: LibvirtDriver, uuid: str) -> None:
+    """End a VM that did not come, since the source has it, and take its definition away."""
+    with told("dropping what came in"):
+        _drop(driver, uuid)
 
 
 def discard(driver: LibvirtDriver, uuid: str) -> list[str]:
@@ -227,7 +242,7 @@ def migrate(
     `peer` is the destination: `uri` of its libvirt as this server reaches it, `name` for people, and perhaps `data` (the URI of the
     memory's connection) and `tls_name` (the name in its certificate).
     """
-    record = {"operation": operation, "vm": dataclasses.asdict(vm), "plan": plan.as_dict(), "peer": dict(peer), "began": time.time(), "halted": False}
+    record = {"operation": operation, "vm": dataclasses.asdict(vm), "plan": plan.as_dict(), "peer": dict(peer), "halted": False}
     driver.registry.write(OUTGOING, vm.uuid, record)
     with told(f"moving domain {vm.name}"):
         domain = driver.connection.lookupByUUIDString(vm.uuid)
@@ -350,6 +365,23 @@ def _settled(driver: LibvirtDriver, record: Mapping[str, Any], error: Optional[D
     return Outcome(verdict, error)
 
 
+def go_on(driver: LibvirtDriver, record: Mapping[str, Any], progress: Progress = lambda line: None, cancelled: Question = never) -> Outcome:
+    """Take up a migration whose agent died: follow libvirt, which goes on with it, then settle it. `cancelled` ends it."""
+    vm = moving_vm(record["vm"])
+    last = time.monotonic()
+    while look(driver.connection, vm.uuid, arriving=False) == planning.MOVING:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain = driver.connection.lookupByUUIDString(vm.uuid)
+            if cancelled():
+                domain.abortJob()
+            stats = domain.jobStats()
+            if stats.get("data_total") and time.monotonic() - last >= TELL_SECONDS:
+                last = time.monotonic()
+                progress(_described(stats))
+        time.sleep(POLL)
+    return _settled(driver, record, None, progress)
+
+
 def settle_outgoing(driver: LibvirtDriver, record: Mapping[str, Any]) -> Verdict:
     """Look at both servers and do the source's part of what follows; the record goes once that is done. Raises Unreachable, DriverError."""
     vm, uri = moving_vm(record["vm"]), str(record["peer"]["uri"])
@@ -379,7 +411,7 @@ def _act(driver: LibvirtDriver, vm: MovingVm, record: Mapping[str, Any], verdict
         return
     with told(f"settling the move of {vm.name}"):
         if step == planning.DROP:
-            _drop(driver, vm)
+            _drop(driver, vm.uuid)
         elif step in (planning.KEEP, planning.RESUME) and verdict.owner == planning.SOURCE:
             domain = driver.connection.lookupByUUIDString(vm.uuid)
             if step == planning.RESUME and vm.state == "running" and domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
@@ -391,8 +423,8 @@ def _act(driver: LibvirtDriver, vm: MovingVm, record: Mapping[str, Any], verdict
     driver.registry.remove(OUTGOING, vm.uuid)
 
 
-def _drop(driver: LibvirtDriver, vm: MovingVm) -> None:
-    domain = driver.connection.lookupByUUIDString(vm.uuid)
+def _drop(driver: LibvirtDriver, uuid: str) -> None:
+    domain = driver.connection.lookupByUUIDString(uuid)
     if domain.isActive():
         domain.destroy()
     if domain.isPersistent():

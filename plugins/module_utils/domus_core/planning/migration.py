@@ -34,7 +34,9 @@ class MigrationPlan:
 
 def plan_from_dict(data: Any) -> MigrationPlan:
     """The plan that `as_dict` was made of."""
-    known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in MigrationPlan.__dataclass_fields__}
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in MigrationPlan.__dataclass_fields__
+    }
     return MigrationPlan(**known)
 
 
@@ -299,7 +301,7 @@ def settle(source: str, destination: str) -> Verdict:
     if SPLIT in (source, destination):
         return Verdict(UNKNOWN, ASK, ASK, "post-copy broke: its memory is on both servers; it goes on once they reach each other")
     if MOVING in (source, destination) or destination == ARRIVING:
-        return Verdict(DESTINATION if destination == RUNS else SOURCE, WAIT, WAIT, "libvirt is still at it")
+        return Verdict(SOURCE, WAIT, WAIT, "libvirt is still at it")
     if destination == SILENT:
         return _destination_silent(source)
     if source == SILENT:
