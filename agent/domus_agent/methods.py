@@ -18,6 +18,7 @@ from domus_core.model.document import DEFAULT_SITE, parse_document
 
 from .connections import Connections
 from .libvirt_tls import LibvirtTls
+from .migrations import Migrations
 from .operations import Operations, told_report
 from .ownership import FREE, JOB, MANAGER, Caller, Ownership
 from .store import AgentStore
@@ -49,6 +50,10 @@ SUBMIT: dict[str, dict[str, Parameter]] = {
         **{"vm": _TEXT, "verb": _TEXT, "force": Parameter((bool,), False), "timeout": Parameter((int, type(None)), None)},
         **{"site": _MAYBE_TEXT, "patience": _PATIENCE},
     },
+    "migrate": {
+        **{"vm": _TEXT, "options": Parameter((dict,)), "destination": Parameter((dict,)), "plan": Parameter((dict,)), "probes": Parameter((dict,))},
+        **{"address": _TEXT, "tls_name": _MAYBE_TEXT, "source_name": _MAYBE_TEXT, "patience": _PATIENCE},
+    },
 }
 
 
@@ -59,6 +64,7 @@ class Methods:
         self, ownership: Ownership, store: AgentStore, operations: Operations, connections: Connections, version: str, libvirt_tls: LibvirtTls
     ) -> None:
         self.resync: Callable[[], None] = lambda: None
+        self.migrations: Optional[Migrations] = None
         self.facts: Callable[[], Optional[Mapping[str, Any]]] = lambda: None
         self._libvirt_tls = libvirt_tls
         self._ownership = ownership
@@ -170,6 +176,23 @@ class Methods:
         with self._connections.driver() as driver:
             return adopt(driver, parameters["vms"], parameters["site"])
 
+    def _migration_facts(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().facts(parameters["vm"], parameters["contents"])
+
+    def _migration_offer(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().offer(parameters["vm"])
+
+    def _receive_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().receive(**parameters)
+
+    def _settle_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().settle(parameters["uuid"], parameters["discard"], parameters["wait"])
+
+    def _migrations_of(self) -> Migrations:
+        if self.migrations is None:
+            raise NotFound("this agent moves no VMs", object="method")
+        return self.migrations
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -184,6 +207,7 @@ _ANYBODY, _WORKERS = (FREE, JOB, MANAGER), (JOB, MANAGER)
 _OPERATION = {"operation": _TEXT}
 _TAKE_OVER = dict.fromkeys(("secret", "manager", "url", "authority", "callback_authority", "certificate", "name"), _TEXT)
 _PAPERS = Parameter((dict, type(None)), None)
+_RECEIVE = {"vm": Parameter((dict,)), "options": Parameter((dict,)), "source": _TEXT, "contents": Parameter((dict,), {})}
 METHODS: dict[str, Method] = {
     "hello": Method(Methods._hello, _ANYBODY),
     "take_over": Method(Methods._take_over, (FREE,), {**_TAKE_OVER, "libvirt": _PAPERS}),
@@ -199,6 +223,12 @@ METHODS: dict[str, Method] = {
     "plan": Method(Methods._plan, _WORKERS, _DOCUMENT),
     "inventory": Method(Methods._inventory),
     "resync": Method(Methods._resync),
+    "migration_facts": Method(Methods._migration_facts, _WORKERS, {"vm": _TEXT, "contents": Parameter((bool,), False)}),
+    "migration_offer": Method(Methods._migration_offer, _WORKERS, {"vm": Parameter((dict,))}),
+    "receive_migration": Method(Methods._receive_migration, _WORKERS, {**_OPERATION, **_RECEIVE}),
+    "settle_migration": Method(
+        Methods._settle_migration, _WORKERS, {"uuid": _TEXT, "discard": Parameter((bool,), False), "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT)}
+    ),
     "adopt": Method(Methods._adopt, parameters={"vms": Parameter((list, type(None)), None), "site": Parameter((str,), DEFAULT_SITE)}),
 }
 
