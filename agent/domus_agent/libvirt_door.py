@@ -8,14 +8,14 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from domus_core.errors import DriverError
 
 from .service import SYSTEMD
 
 PORT = 16514
-SOCKET, SERVICE, SERVER = "libvirtd-tls.socket", "libvirtd.service", "libvirtd"
+SOCKET, LOCAL, SERVICE, SERVER = "libvirtd-tls.socket", "libvirtd.socket", "libvirtd.service", "libvirtd"
 COMMAND_SECONDS, ANSWER_SECONDS = 60.0, 30.0
 _CLIENT_LINE = re.compile(r"^\s*(\d+)\s+tls\b", re.MULTILINE)
 _SUBJECT_LINE = re.compile(r"^\s*\S*x509_dname\s*:\s*(.*)$", re.MULTILINE)
@@ -33,20 +33,21 @@ def is_open() -> bool:
 
 def open_door() -> None:
     """Let systemd listen from now on, also after a reboot. It refuses while libvirtd runs, so that has to pause. Raises DriverError."""
-    _run("systemctl", "stop", SERVICE)
-    try:
-        _run("systemctl", "enable", "--now", SOCKET)
-    finally:
-        _run("systemctl", "start", SERVICE)
+    _pause_while("enable", [SOCKET])
 
 
 def close_door() -> None:
     """Let systemd listen no more. libvirtd holds what it was given, so that it begins anew. Raises DriverError."""
-    _run("systemctl", "stop", SERVICE)
+    _pause_while("disable", [])
+
+
+def _pause_while(word: str, sockets: Sequence[str]) -> None:
+    # Without its local socket nobody wakes libvirtd up meanwhile; the network's is bound to that.
+    _run("systemctl", "stop", SERVICE, LOCAL, SOCKET)
     try:
-        _run("systemctl", "disable", "--now", SOCKET)
+        _run("systemctl", word, SOCKET)
     finally:
-        _run("systemctl", "start", SERVICE)
+        _run("systemctl", "start", LOCAL, *sockets, SERVICE)
 
 
 def reload_certificates() -> None:
