@@ -109,8 +109,12 @@ def fleet(lab: Lab, module_hosts: Hosts) -> Iterator[Fleet]:
         made.stack.close()
 
 
-@pytest.fixture
-def server_document(fleet: Fleet) -> Item:
+@pytest.fixture(name="server_document")
+def _server_document(fleet: Fleet) -> Item:
+    return document_of(fleet)
+
+
+def document_of(fleet: Fleet) -> Item:
     """What each document begins with: where QEMU emulates, and the repositories."""
     nas = {"name": "nas", "nfs": {"server": fleet.nas.address, "export": "/export/vms"}, "servers": ["s1", "s2"]}
     local = {"name": "local", "path": "/var/lib/domus/local", "servers": ["s1"]}
