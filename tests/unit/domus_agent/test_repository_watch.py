@@ -89,6 +89,17 @@ def test_it_is_not_mounted_again_all_the_time(watched: Watched) -> None:
     assert len(watched.watch._mounting) == 1
 
 
+def test_a_new_repository_has_disks_already(watched: Watched) -> None:
+    (watched.path / "VirtualDisks" / "a.img").touch()
+    note = watched.watch._registry.read("repository", "nas")
+    watched.watch._registry.remove("repository", "nas")
+    watched.watch.look()
+    assert note is not None
+    watched.watch._registry.write("repository", "nas", note)
+    watched.watch.look()
+    assert watched.looked_at == [("virtual_disk", "nas/a")]
+
+
 def test_disks_of_other_servers_are_looked_at(watched: Watched) -> None:
     disk = watched.path / "VirtualDisks" / "web1-root.qcow2"
     watched.watch.look()
