@@ -43,7 +43,8 @@ class Refused(Exception):
 class Callbacks:
     """Sends while this server has a manager; `facts` once on each connection, and when they have changed.
 
-    `revoke` hears of certificates (serial, until) that the manager's answers name.
+    `revoke` hears of certificates (serial, until) that the manager's answers name, `take_crl` of libvirt's revocation list when it is
+    newer than what `tls` says is installed.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Callbacks:
         self._ownership, self._store, self._version = ownership, store, version
         self._heartbeat, self._directory = config.heartbeat, config.directory
         self._libvirt_state, self._facts, self._statistics, self._revoke = libvirt_state, facts, statistics, revoke
+        self.tls: Callable[[], Optional[dict[str, Any]]] = lambda: None
+        self.take_crl: Callable[[str, list[str]], None] = lambda crl, gone: None
         self._told_facts: Optional[dict[str, Any]] = None
         self._wake = threading.Event()
         self._end = threading.Event()
@@ -149,10 +152,13 @@ class Callbacks:
             raise Refused(f"only {acknowledged} is acknowledged, {records[0]['seq']} was sent")
         for one in answer.get("revoked") or ():
             self._revoke(str(one["serial"]), float(one["until"]))
+        if answer.get("crl"):
+            self.take_crl(str(answer["crl"]), list(answer.get("gone") or ()))
 
     def _message(self, epoch: str, records: list[dict[str, Any]], facts: Optional[dict[str, Any]]) -> bytes:
         data = {"protocol": PROTOCOL, "server": self._ownership.server_id, "epoch": epoch, "version": self._version, "sent_at": time.time()}
         data.update(libvirt=self._libvirt_state(), records=records, facts=facts, statistics=self._statistics(), problem=self._store.problem)
+        data.update(tls=self.tls())
         return json.dumps(data, separators=(",", ":")).encode()
 
     def _exchange(self, body: bytes) -> Mapping[str, Any]:

@@ -49,7 +49,7 @@ class Caller:
 
 
 class Ownership:
-    """The identity of this server. `changed` is called after each take-over and release, and when the manager has another address.
+    """The identity of this server. `changed` is called after each take-over, release and renewal, and when the manager moved.
 
     `context` is the TLS of the door, a new object after each change (one can learn a CA, but not forget it): what was connected
     with an earlier one counts no more.
@@ -64,6 +64,7 @@ class Ownership:
         self._lock = threading.RLock()
         self._wrong = 0
         self._request: Optional[str] = None
+        self._renewing: Optional[tuple[str, str]] = None
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         self._identity: dict[str, Any] = self._load()
         with contextlib.suppress(OSError, DomusError):  # on a full disk the files are in place at least; the next switch asks again
@@ -200,6 +201,38 @@ class Ownership:
         self.changed()
         return {"server": self.server_id}
 
+    def serial(self) -> str:
+        """The serial number (hex) of this server's certificate."""
+        from . import certificates
+
+        return certificates.serial_of(self._read("certificate.pem"))
+
+    def renewal_request(self) -> str:
+        """A signing request (PEM) for a new key, the same until `renew`; the key is kept in memory."""
+        from . import certificates
+
+        with self._lock:
+            if self._renewing is None:
+                self._renewing = certificates.new_request()
+            return self._renewing[1]
+
+    def renew(self, certificate: str) -> None:
+        """Be known by a new key and certificate from now on; once more the same changes nothing. Raises InvalidSpec, Conflict; then nothing has changed."""
+        from . import certificates
+
+        with self._lock:
+            if certificate == self._read("certificate.pem"):
+                return
+            if self._renewing is None:
+                raise Conflict("was not asked for", object="certificate", remedy="Ask for the request (renewal) first: the agent was restarted meanwhile")
+            authority = self._read("authority.pem")
+            certificates.check_signed(certificate, authority, server_urn(self.server_id))
+            certificates.check_issued(certificate, authority, self._renewing[0])
+            self._switch(self._identity, {"certificate.pem": certificate, "key.pem": self._renewing[0]})
+            self._renewing = None
+            self.context = self._server_context()
+        self.changed()
+
     def readdress(self, *, url: str, callback_authority: str) -> dict[str, Any]:
         """The same manager hears callbacks elsewhere from now on. Raises InvalidSpec; then nothing has changed."""
         with self._lock:
@@ -308,7 +341,7 @@ class Ownership:
     def _become_free(self) -> None:
         from . import certificates
 
-        self._request = None
+        self._request, self._renewing = None, None
         key, certificate = certificates.self_signed(server_urn(self.server_id))
         self._write("key.pem", key)
         self._write("certificate.pem", certificate)

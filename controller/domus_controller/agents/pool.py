@@ -18,7 +18,9 @@ from ..config import ManagerConfig
 from ..security.authority import Authority
 from ..store import servers
 from ..store.database import Store
-from . import takeover
+from ..store.trust import DEFAULT_POOL
+from . import discovery, takeover
+from .trust import Trust
 
 PING_SECONDS = 25
 LARGEST_MESSAGE = 1 << 20
@@ -36,6 +38,7 @@ class Agents:
         self._authority = authority
         self._config = config
         self._clients: dict[str, tuple[Place, AgentClient]] = {}
+        self.trust = Trust(store, authority, self, config)
         self._lock = threading.Lock()
         self._certificate: Optional[tuple[Path, Path]] = None
         self._looked_at = 0.0
@@ -46,12 +49,13 @@ class Agents:
         """The result of an agent's method. Raises NotFound (not our server), the agent's error, or Unreachable."""
         return self._client(server_id).request(method, parameters, timeout)
 
-    def take_over(self, name: Optional[str], address: str, port: int, secret: str) -> dict[str, Any]:
+    def take_over(self, name: Optional[str], address: str, port: int, secret: str, *, pool: str = DEFAULT_POOL, replace: bool = False) -> dict[str, Any]:
         """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Without `name` it keeps the one it has.
 
         Raises what `takeover.take_over` raises.
         """
-        server = takeover.take_over(self._store, self._authority, self._config.url, name, address, port, secret, self._is_ours)
+        wanted = takeover.Wanted(name, address, port, pool, replace)
+        server = takeover.take_over(self._store, self._authority, self.trust, self._config.url, wanted, secret, self._is_ours)
         self._forget(server["id"])
         return server
 
@@ -70,7 +74,21 @@ class Agents:
     def release(self, server_id: str) -> None:
         """Make a server free again, and forget it. Raises NotFound, Unreachable; then nothing has changed here."""
         self.call(server_id, "release", {})
+        self.forget(server_id)
+
+    def discover(self, address: str, port: int) -> dict[str, Any]:
+        """What answers there, as `discovery.discover` says. Raises Unreachable."""
+        return discovery.discover(self._store, self._authority, address, port)
+
+    def forget(self, server_id: str) -> None:
+        """Accept no certificate of a server any more anywhere, and forget it. Raises NotFound."""
+        self.trust.revoke(server_id)
         servers.remove(self._store, server_id)
+        self._forget(server_id)
+
+    def revoke(self, server_id: str) -> None:
+        """Accept no certificate of a server any more anywhere; it stays on record, and is talked to no more. Raises NotFound."""
+        self.trust.revoke(server_id)
         self._forget(server_id)
 
     def console(self, server_id: str, vm_uuid: str, *, force: bool = False) -> simple_websocket.Client:
@@ -98,6 +116,9 @@ class Agents:
 
     def _client(self, server_id: str) -> AgentClient:
         server = servers.find(self._store, server_id)
+        if server["revoked"]:
+            label, remedy = f"server {server['name']}", "Forget it: domus server remove --forget; reinstalled, it is added again with --replace"
+            raise Unreachable("its certificate is revoked, so that it is not talked to", object=label, remedy=remedy)
         with self._lock:
             certificate, key = self._own_certificate()
             place = (str(server["address"]), int(server["port"]), self._renewed)

@@ -89,6 +89,7 @@ class Callback:
     records: list[dict[str, Any]] = attribute(Records(), "What has happened, in order.", required=True)
     facts: dict[str, Any] | None = attribute(Mappings(), "What the server is; left out when it was told before.")
     statistics: dict[str, Any] | None = attribute(Mappings(), "What was measured.")
+    tls: dict[str, Any] | None = attribute(Mappings(), "Serial number and revocation list that libvirt has; left out where Domus does not set it up.")
     problem: str | None = attribute(Text(MOST_TEXT, multiline=True), "What is wrong with the agent's database.")
 
 
@@ -117,7 +118,8 @@ def receive(call: Call) -> Response:
     store.write(lambda connection: servers.heard_from(connection, server_id, now, report.version, report.libvirt, report.facts, report.problem))
     if report.statistics is not None:
         statistics.put(store, server_id, report.statistics)
-    return answer({"acknowledged": acknowledged, "revoked": servers.revoked(store, server_id), "time": now})
+    news = call.parts.agents.trust.heard_of(server_id, report.tls)
+    return answer({"acknowledged": acknowledged, "revoked": servers.revoked(store, server_id), "time": now, **news})
 
 
 def _read(call: Call) -> Any:

@@ -11,10 +11,13 @@ from domus_core.errors import Conflict, NotFound
 from .database import Connection, Row, Store
 from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, near_or_known, page_of, shown_time
 
+NAME_REMEDY = "Choose another name; if it is that server, reinstalled: domus server add --replace"
 ONLINE, OFFLINE = "online", "offline"
 SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VMS = "SELECT count(*) FROM objects o INDEXED BY objects_server WHERE o.kind = 'vm' AND o.server_id = s.id AND o.deleted IS NULL"
-COUNTED = f"SELECT s.*, ({VMS}) AS vms FROM servers s"
+TRUSTED = ("pool", "ends_at", "libvirt_ends_at")
+TRUST = ", ".join(f"(SELECT t.{name} FROM server_trust t WHERE t.server_id = s.id) AS {name}" for name in TRUSTED)
+COUNTED = f"SELECT s.*, ({VMS}) AS vms, {TRUST} FROM servers s"
 
 
 def add(store: Store, server: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def add(store: Store, server: Mapping[str, Any]) -> dict[str, Any]:
     def change(connection: Connection) -> None:
         other = connection.execute("SELECT id FROM servers WHERE name = ? AND id != ?", (server["name"], server["id"])).fetchone()
         if other is not None:
-            raise Conflict("is the name of another server", object=f"server {server['name']}", field="name", value=server["name"], remedy="Choose another name")
+            raise Conflict("is the name of another server", object=f"server {server['name']}", field="name", value=server["name"], remedy=NAME_REMEDY)
         connection.execute(
             "INSERT INTO servers (id, name, address, port, serial, added_at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
             " SET name = excluded.name, address = excluded.address, port = excluded.port, serial = excluded.serial",
@@ -78,6 +81,17 @@ def known_server_id(store: Store, id_or_name: str) -> str:
 def offline(store: Store) -> frozenset[str]:
     """The ids of the servers that are silent: what is known of their objects is what they told last."""
     return frozenset(row["id"] for row in store.rows("SELECT id FROM servers s WHERE s.state != ?", (ONLINE,)))
+
+
+def set_name(store: Store, id: str, name: str) -> None:
+    """Call a server something else. Raises what the database raises when the name is in use."""
+    store.write(lambda connection: connection.execute("UPDATE servers SET name = ? WHERE id = ?", (name, id)).rowcount)
+
+
+def same_host(store: Store, host_uuid: str, id: str) -> Optional[dict[str, Any]]:
+    """Another server whose libvirt tells the same host UUID."""
+    found = store.row(f"{COUNTED} WHERE json_extract(s.facts, '$.uuid') = ? AND s.id != ?", (host_uuid, id))
+    return None if found is None else _item(found)
 
 
 def serial(store: Store, id: str) -> Optional[str]:
@@ -170,4 +184,6 @@ def forget_revoked(store: Store) -> int:
 
 def _item(row: Row) -> dict[str, Any]:
     item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms")}
+    ends = {"certificate_ends_at": shown_time(row["ends_at"]), "libvirt_certificate_ends_at": shown_time(row["libvirt_ends_at"])}
+    item.update(pool=row["pool"] or "default", revoked=row["serial"] is None, **ends)
     return {**item, "last_seen": shown_time(row["last_seen"]), "facts": from_json(row["facts"])}

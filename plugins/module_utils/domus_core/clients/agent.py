@@ -145,9 +145,8 @@ class FirstContact:
             self._connection.close()
             raise _unreachable(self.place, error) from None
         self._connection.auto_open = 0  # what was compared is this connection, not the next one
-        #: the certificate (DER), which nobody has checked yet
-        self.certificate: bytes = self._connection.sock.getpeercert(binary_form=True) or b""
-        #: SHA-256 of the certificate, hexadecimal
+        #: the certificate that was shown (DER), which nobody has checked yet, and its SHA-256, hexadecimal
+        self.certificate = self._connection.sock.getpeercert(binary_form=True) or b""
         self.fingerprint = hashlib.sha256(self.certificate).hexdigest()
 
     def require(self, fingerprint: str) -> None:
@@ -168,6 +167,13 @@ class FirstContact:
         """The method's result. Raises the agent's error, Unreachable, and Conflict unless the fingerprint was compared before."""
         if not self._trusted:
             raise Conflict("its fingerprint was not compared yet", object=self.place, remedy="Call require first")
+        return self._call(method, parameters)
+
+    def greet(self) -> dict[str, Any]:
+        """What a server says of itself to anybody, which is not to be trusted. Raises the agent's error, Unreachable."""
+        return dict(self._call("hello", {}))
+
+    def _call(self, method: str, parameters: Mapping[str, Any]) -> Any:
         try:
             return decode_answer(_exchange(self._connection, encode_request(method, parameters), self._timeout))
         except (OSError, http.client.HTTPException) as error:
