@@ -8,7 +8,6 @@ from flask import Response
 
 from ..errors import answered_by_agent
 from ..store import servers
-from ..store.trust import DEFAULT_POOL
 from .bodies import Adopt, Discover, Renewal, TakeOver
 from .call import Call, answer, page_answer
 
@@ -33,9 +32,7 @@ def take_over(call: Call) -> Response:
     wanted = call.body(TakeOver)
     secret = wanted.secret.reveal() if isinstance(wanted.secret, Secret) else wanted.secret
     with answered_by_agent():
-        server = call.parts.agents.take_over(
-            wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret, pool=wanted.pool or DEFAULT_POOL, replace=bool(wanted.replace)
-        )
+        server = call.parts.agents.take_over(wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret, pool=wanted.pool, replace=bool(wanted.replace))
     return answer(server, 201, {"Location": f"/api/v1/servers/{server['id']}"})
 
 
