@@ -131,7 +131,7 @@ def addresses(stack: Stack) -> list[str]:
 def all_is_back(stack: Stack, before: dict[str, Any]) -> None:
     """The same servers, VMs and specifications; they report here; the old document has nothing to do."""
     assert servers(stack) == before["servers"]
-    stack.wait_for(lambda: {one["state"] for one in items(stack, "servers")} <= {"online", "running"}, "callbacks of all servers")
+    stack.wait_for(lambda: {one["state"] for one in items(stack, "servers")} == {"running"}, "callbacks of all servers")
     stack.wait_for(lambda: known(stack) == before["vms"], "the VMs")
     assert items(stack, "drift") == []
     assert stack.client.post("/api/v1/plans", DOCUMENT)["changed"] is False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from domus_core.errors import DomusError, NotFound
 
@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 10.0
 TELL_SECONDS = 10.0
-#: the columns of a server's item that are kept there
-NOTED = ("pool",)
+#: what is kept there, as it is read from the database
+NOTED = (
+    "SELECT s.id, coalesce(t.pool, ?) AS pool, s.maintenance, s.maintenance_reason FROM servers s LEFT JOIN server_trust t ON t.server_id = s.id"
+    f" WHERE s.state IN ('{servers.RUNNING}', '{servers.MAINTENANCE}')"
+)
 logger = logging.getLogger(__name__)
-
-
-def notes_of(server: Mapping[str, Any]) -> dict[str, Any]:
-    """What a server is to keep."""
-    return {name: server[name] for name in NOTED}
 
 
 def pool_of(hello: Mapping[str, Any]) -> str:
     """The pool that a server was in, as it tells who may ask."""
     pool = (hello.get("notes") or {}).get("pool")
     return pool if isinstance(pool, str) and pool else trust.DEFAULT_POOL
+
+
+def maintenance_of(hello: Mapping[str, Any]) -> Optional[str]:
+    """Why a server was in maintenance mode, empty when nobody said why; None when it was not."""
+    notes = hello.get("notes") or {}
+    return str(notes.get("maintenance_reason") or "") if notes.get("maintenance") else None
 
 
 class Notes:
@@ -46,17 +50,18 @@ class Notes:
 
     def look(self) -> None:
         """Tell those that are there what they do not know. Raises what the database raises."""
-        for server in servers.all(self._store):
-            wanted = notes_of(server)
-            if server["state"] == servers.ONLINE and self._told.get(server["id"]) != wanted:
-                try:
-                    self._agents.call(server["id"], "remember", {"notes": wanted}, TELL_SECONDS)
-                except NotFound:  # an older agent, or a server that has just gone
-                    pass
-                except DomusError as error:
-                    logger.info("server %s was not told its notes: %s", server["id"], error)
-                    continue
-                self._told[server["id"]] = wanted
+        for server in self._store.rows(NOTED, (trust.DEFAULT_POOL,)):
+            wanted = {"pool": server["pool"], "maintenance": bool(server["maintenance"]), "maintenance_reason": server["maintenance_reason"]}
+            if self._told.get(server["id"]) == wanted:
+                continue
+            try:
+                self._agents.call(server["id"], "remember", {"notes": wanted}, TELL_SECONDS)
+            except NotFound:  # an older agent, or a server that has just gone
+                pass
+            except DomusError as error:
+                logger.info("server %s was not told its notes: %s", server["id"], error)
+                continue
+            self._told[server["id"]] = wanted
 
     def _run(self, stopping: threading.Event) -> None:
         while not stopping.wait(LOOK_SECONDS):

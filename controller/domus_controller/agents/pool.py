@@ -106,7 +106,7 @@ class Agents:
             client = simple_websocket.Client(url, ping_interval=PING_SECONDS, max_message_size=LARGEST_MESSAGE, ssl_context=context)
         except (OSError, simple_websocket.ConnectionError, simple_websocket.ConnectionClosed) as error:
             reason = " ".join(str(error).split())[:200]
-            raise Unreachable(f"the agent does not give it: {reason}", object=label, remedy="Does the VM run? Is the server online?") from None
+            raise Unreachable(f"the agent does not give it: {reason}", object=label, remedy="Does the VM run? Is the server heard?") from None
         names = [value for kind, value in (client.sock.getpeercert() or {}).get("subjectAltName", ()) if kind == "URI"]
         if server_urn(server_id) not in names:
             client.close()

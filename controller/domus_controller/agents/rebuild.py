@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
@@ -19,9 +19,9 @@ from domus_core.errors import DomusError, Forbidden, NotFound, Unreachable
 from ..config import ManagerConfig
 from ..rebuild_places import Place
 from ..security.authority import Authority
-from ..store import events, objects, servers, trust
+from ..store import events, objects, server_states, servers, trust
 from ..store.database import Connection, Store
-from .notes import pool_of
+from .notes import maintenance_of, pool_of
 from .pool import Agents
 
 ADDED, UPDATED, KNOWN, TAKEN_OVER = "added", "updated", "known", "taken over"
@@ -106,6 +106,8 @@ class Rebuild:
             if before != server:
                 servers.add(self._store, server)
                 trust.note(self._store, server_id, ends_at=shown.ends_at, **({} if before else {"pool": pool_of(hello)}))
+                if before is None:
+                    self._restore_maintenance(server_id, hello)
                 self._tell(server_id, {"name": name, "address": place.address, "known": before is not None})
             note = self._readdress(agent)
             counted = self._take_inventory(server_id, agent)
@@ -142,6 +144,12 @@ class Rebuild:
                 return _outcome(place, TAKEN_OVER, objects=self._take_inventory(server["id"], agent), **made)
         except DomusError as error:
             return _outcome(place, TAKEN_OVER, note=f"what is on it is not known yet: {error}", **made)
+
+    def _restore_maintenance(self, server_id: str, hello: Mapping[str, Any]) -> None:
+        """A server that was in maintenance mode is so still: somebody may be at work on it."""
+        reason = maintenance_of(hello)
+        if reason is not None:
+            server_states.set_maintenance(self._store, server_id, True, reason, "rebuild")
 
     def _readdress(self, agent: AgentClient) -> Optional[str]:
         """Have the server tell its news to this manager's address; what is to be said of that."""

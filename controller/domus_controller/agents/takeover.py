@@ -12,7 +12,7 @@ from domus_core.clients.wire import split_invitation
 from domus_core.errors import Conflict, NotFound, Unreachable
 
 from ..security.authority import Authority
-from ..store import servers, trust
+from ..store import server_states, servers, trust
 from ..store.database import Store
 from . import notes
 from .trust import Trust
@@ -67,6 +67,9 @@ def take_over(store: Store, authority: Authority, given: Trust, url: str, wanted
             except Unreachable:  # the answer may have been lost on its way
                 if not is_ours(server_id):
                     raise
+    reason = notes.maintenance_of(hello)
+    if reason is not None:  # somebody may be at work on it
+        server_states.set_maintenance(store, server_id, True, reason, "rescue")
     if replaced is not None:
         given.revoke(replaced)
         servers.remove(store, replaced)
@@ -127,7 +130,7 @@ def _make_room(store: Store, server: dict[str, Any]) -> Optional[dict[str, Any]]
         return None
     if found["id"] == server["id"]:
         return None
-    if found["state"] == servers.ONLINE:
+    if found["state"] in servers.CONNECTED:
         raise Conflict(
             "works still, so that it was not reinstalled",
             object=f"server {found['name']}",

@@ -262,6 +262,7 @@ def _unreachable(place: str, error: BaseException) -> Unreachable:
         return Unreachable(
             f"its certificate is not one of this manager's servers: {error.verify_message}",
             object=place,
+            field="certificate",
             remedy="Is the server taken over by this manager? Are the clocks right? domus-agent status",
         )
     if isinstance(error, (ssl.SSLError, *_CLOSED)):
