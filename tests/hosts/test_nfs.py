@@ -148,7 +148,9 @@ def test_one_document_presents_it_to_two_servers(fleet: Fleet, server_document: 
         assert 0 < told["free"] <= told["capacity"]
     assert fleet.vm("web1")["state"] == "running"
     # What one server makes is seen by the other as the same object, soon and without being told.
-    disks = fleet.wait_for(lambda: [one for one in items(fleet.stack, "virtual-disks") if one["name"] == "web1-root"][1:] and _copies(fleet), "the disk on s2")
+    disks = fleet.wait_for(
+        lambda: [one for one in items(fleet.stack, "virtual-disks") if one["name"] == "web1-root"][1:] and _copies(fleet), "the disk on s2"
+    )
     assert {disk["server"] for disk in disks} == {"s1", "s2"} and len({disk["id"] for disk in disks}) == 1
     for server in fleet.servers:
         assert server.run("systemctl", "is-enabled", UNIT).strip() == "enabled"
