@@ -91,7 +91,7 @@ class Methods:
         told.update(owned=own.owned, manager=own.manager, csr=own.certificate_request(), problem=self._store.problem)
         told.update(host_uuid=(self.facts() or {}).get("uuid"), libvirt_csr=None if told["csr"] is None else self._libvirt_tls.requests())
         if caller.role == MANAGER or (own.owned and own.inviting):
-            told.update(known_as=own.name, url=own.url)
+            told.update(known_as=own.name, url=own.url, notes=own.notes)
         return told
 
     def _take_over(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
@@ -104,6 +104,10 @@ class Methods:
 
     def _readdress(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._ownership.readdress(**parameters)
+
+    def _remember(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        self._ownership.remember(parameters["notes"])
+        return {}
 
     def _release(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         released = self._ownership.release()
@@ -215,6 +219,7 @@ METHODS: dict[str, Method] = {
     "renew": Method(Methods._renew, parameters={"certificate": _MAYBE_TEXT, "libvirt": _PAPERS}),
     "revoke_libvirt": Method(Methods._revoke_libvirt, parameters={"crl": _TEXT, "gone": Parameter((list,), [])}),
     "readdress": Method(Methods._readdress, parameters={"url": _TEXT, "callback_authority": _TEXT}),
+    "remember": Method(Methods._remember, parameters={"notes": Parameter((dict,))}),
     "release": Method(Methods._release),
     "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),
     "submit": Method(Methods._submit, _WORKERS),
