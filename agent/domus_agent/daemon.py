@@ -112,7 +112,7 @@ class Agent:
     def _ownership_changed(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:
         _log.info("the server %s", f"belongs to the manager at {self.ownership.url} now" if self.ownership.owned else "was released")
         asyncio.run_coroutine_threadsafe(door.renew(), loop)
-        self.callbacks.wake()
+        self.callbacks.begin_anew()
 
     def _revoke(self, serial: str, until: float) -> None:
         self.operations.cancel_all_of(self.ownership.revoke(serial, until))

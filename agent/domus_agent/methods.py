@@ -90,6 +90,8 @@ class Methods:
         told: dict[str, Any] = {"server": own.server_id, "name": platform.node(), "version": self._version, "protocols": list(PROTOCOLS)}
         told.update(owned=own.owned, manager=own.manager, csr=own.certificate_request(), problem=self._store.problem)
         told.update(host_uuid=(self.facts() or {}).get("uuid"), libvirt_csr=None if told["csr"] is None else self._libvirt_tls.requests())
+        if caller.role == MANAGER or (own.owned and own.inviting):
+            told.update(known_as=own.name, url=own.url)
         return told
 
     def _take_over(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
@@ -99,6 +101,9 @@ class Methods:
         if credentials:
             self._libvirt_tls.install(credentials)
         return taken
+
+    def _readdress(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._ownership.readdress(**parameters)
 
     def _release(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         released = self._ownership.release()
@@ -209,6 +214,7 @@ METHODS: dict[str, Method] = {
     "renewal": Method(Methods._renewal),
     "renew": Method(Methods._renew, parameters={"certificate": _MAYBE_TEXT, "libvirt": _PAPERS}),
     "revoke_libvirt": Method(Methods._revoke_libvirt, parameters={"crl": _TEXT, "gone": Parameter((list,), [])}),
+    "readdress": Method(Methods._readdress, parameters={"url": _TEXT, "callback_authority": _TEXT}),
     "release": Method(Methods._release),
     "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),
     "submit": Method(Methods._submit, _WORKERS),
@@ -259,4 +265,8 @@ def _only(caller: Caller) -> Optional[str]:
 
 
 def _called(caller: Caller) -> str:
-    return {FREE: "anybody: this server has no manager yet", JOB: "a job", MANAGER: "the manager: it has taken this server over already"}[caller.role]
+    return {
+        FREE: "anybody: it takes the certificate of a manager that has taken this server over",
+        JOB: "a job",
+        MANAGER: "the manager: it has taken this server over already",
+    }[caller.role]

@@ -168,7 +168,7 @@ def test_a_second_manager_takes_nothing_over(manager: Manager, agents: Callable[
 def test_a_certificate_is_renewed_before_it_ends_and_the_old_one_counts_no_more(manager: Manager, agents: Callable[..., RunningAgent]) -> None:
     agent = agents()
     manager.take_over(agent)
-    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "online")
+    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "running")
     first, key = servers.serial(manager.store, agent.server_id), (agent.directory / "agent/identity/key.pem").read_text()
     manager.trust.look()
     assert servers.serial(manager.store, agent.server_id) == first, "it is good for a year"
@@ -201,7 +201,7 @@ def test_a_revoked_server_is_refused_at_once_and_the_others_hear_of_it(manager: 
     one, two = agents(), agents()
     manager.take_over(one)
     manager.take_over(two, "srv2")
-    wait_until(lambda: all(server["state"] == "online" for server in servers.all(manager.store)))
+    wait_until(lambda: all(server["state"] == "running" for server in servers.all(manager.store)))
     serial = servers.serial(manager.store, one.server_id)
     manager.agents.revoke(one.server_id)
     seen = len(manager.listener.seen)
@@ -218,7 +218,7 @@ def test_a_revoked_server_is_refused_at_once_and_the_others_hear_of_it(manager: 
 def test_a_reinstalled_server_takes_the_place_of_the_old_one(manager: Manager, agents: Callable[..., RunningAgent]) -> None:
     old, new = agents(), agents()
     manager.take_over(old)
-    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "online")
+    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "running")
     old.kill()
     with pytest.raises(Conflict, match="name of another server") as caught:
         manager.take_over(new)

@@ -137,7 +137,7 @@ class Trust:
         if serial is not None:
             servers.revoke(self._store, serial, others, until)
         trust.bury(self._store, server_id)
-        online = [server["id"] for server in servers.all(self._store) if server["id"] != server_id and server["state"] == servers.ONLINE]
+        online = [server["id"] for server in servers.all(self._store) if server["id"] != server_id and server["state"] in servers.CONNECTED]
         if serial is not None:
             self._tell(online, "revoke", {"serial": serial, "until": until})
         self._tell_crl(online)
@@ -199,7 +199,7 @@ class Trust:
             threading.Thread(target=self._tell_crl, args=(self._online(),), name="revocation", daemon=True).start()
 
     def _online(self) -> list[str]:
-        return [server["id"] for server in servers.all(self._store) if server["state"] == servers.ONLINE]
+        return [server["id"] for server in servers.all(self._store) if server["state"] in servers.CONNECTED]
 
     def _tell_crl(self, online: Iterable[str]) -> None:
         self._tell(set(online) & set(trust.with_libvirt(self._store)), "revoke_libvirt", {"crl": self.crl()[1], "gone": trust.gone(self._store)})

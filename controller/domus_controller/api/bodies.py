@@ -49,6 +49,15 @@ class Renewal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Maintenance:
+    """Take a server out of use for a while, or back into use."""
+
+    enabled: bool = attribute(Flag(), "true: no VM is placed on it or moved to it.", required=True, example=True)
+    evacuate: bool | None = attribute(Flag(), "Move its VMs to other servers.", default=False, example=False)
+    reason: str | None = attribute(Text(1000), "Why; shown with the server.", example="new memory")
+
+
+@dataclasses.dataclass(frozen=True)
 class Adopt:
     """Which VMs of a server Domus is to manage from now on."""
 
@@ -107,4 +116,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (Migrate, TakeOver, Discover, Renewal, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

@@ -86,6 +86,8 @@ _SERVERS = (
           "Give a server new certificates, or those of another pool.", shows("Server"), (), "Renewal", body_required=False),
     Route("POST", f"{API}/servers/{{id}}/revoke", "revoke_server", servers.revoke, ADMINISTER,
           "Accept no certificate of a server any more: it is lost or in wrong hands.", shows("Server")),
+    Route("PUT", f"{API}/servers/{{id}}/maintenance", "set_server_maintenance", servers.set_maintenance, ADMINISTER,
+          "Take a server out of use for a while, or back into use.", shows("Server"), (), "Maintenance"),
     Route("POST", f"{API}/servers/{{id}}/adopt", "adopt_vms", servers.adopt, OPERATE, "Manage VMs that are there already.", shows("Adopted"), (), "Adopt"),
     Route("POST", f"{API}/servers/{{id}}/resync", "resync_server", servers.resync, OPERATE, "Have a server report everything once more.",
           {202: Answer("It will.", "Resync")}),

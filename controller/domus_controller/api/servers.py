@@ -7,9 +7,10 @@ from domus_core.model.secrets import Secret
 from flask import Response
 
 from ..errors import answered_by_agent
-from ..store import servers
+from ..jobs.evacuation import evacuate
+from ..store import server_states, servers
 from ..store.trust import DEFAULT_POOL
-from .bodies import Adopt, Discover, Renewal, TakeOver
+from .bodies import Adopt, Discover, Maintenance, Renewal, TakeOver
 from .call import Call, answer, page_answer
 
 DEFAULT_PORT = 8899
@@ -73,6 +74,16 @@ def release(call: Call) -> Response:
             raise
         call.parts.agents.forget(server["id"])
     return Response(status=204)
+
+
+def set_maintenance(call: Call) -> Response:
+    """Take a server out of use, or back into use; its VMs go on, unless they are to be moved."""
+    wanted = call.body(Maintenance)
+    server = servers.find(call.parts.store, call.path["id"])
+    if wanted.evacuate:
+        evacuate(call.parts.jobs, server, by=call.principal.name, reason=wanted.reason or "")
+    server_states.set_maintenance(call.parts.store, server["id"], wanted.enabled, wanted.reason or "", call.principal.name)
+    return answer(servers.find(call.parts.store, server["id"]))
 
 
 def adopt(call: Call) -> Response:

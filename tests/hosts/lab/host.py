@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # A command inside gets these, and nothing of the caller's.
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb")
 BOOT_SECONDS = 60.0
+# What a container may not do, because it would do it to this machine: set the wall clock, load kernel modules.
+MACHINES = ("sys_time", "sys_module")
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
@@ -285,8 +287,7 @@ class Container(Host):
             "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}", f"--machine={self.lab.name}-{self.name}", f"--hostname={self.name}",
             "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=read-only",
             f"--network-namespace-path={namespace}", f"--uuid={(self.root / 'etc/machine-id').read_text().strip()}",
-            # The wall clock, modules and system calls for them are the machine's, not the host's.
-            "--capability=all", "--drop-capability=CAP_SYS_TIME,CAP_SYS_MODULE",
+            "--capability=all", f"--drop-capability={','.join(f'CAP_{name.upper()}' for name in MACHINES)}",
             f"--bind={self.lab.shared}:/srv/shared", "--bind=/dev/net/tun",
         )  # fmt: skip
         environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
@@ -346,4 +347,6 @@ class Container(Host):
             leader = self.leader()
         except LabError as error:
             return ["sh", "-c", f"echo {shlex.quote(str(error))} >&2; exit 255"]
-        return self.group.command("nsenter", f"--target={leader}", "--all", "--", "env", "--ignore-environment", *ENVIRONMENT, *command)
+        # Not by its first process does this command come in: it would have the machine's privileges.
+        without = f"--bounding-set={','.join(f'-{name}' for name in MACHINES)}"
+        return self.group.command("setpriv", without, "nsenter", f"--target={leader}", "--all", "--", "env", "--ignore-environment", *ENVIRONMENT, *command)

@@ -68,6 +68,17 @@ def test_an_agent_hears_a_new_revocation_list_with_its_answer(manager: Manager) 
     assert manager.agents.heard == [{"serial": "ab", "crl": 1}, None]
 
 
+def test_maintenance_is_a_mode_with_a_reason(manager: Manager) -> None:
+    path = "/api/v1/servers/srv1/maintenance"
+    answer = manager.call("PUT", path, json={"enabled": True, "reason": "new memory"})
+    assert (answer.status_code, answer.json["maintenance"], answer.json["maintenance_reason"]) == (200, True, "new memory")
+    refused = manager.call("PUT", path, json={"enabled": True, "evacuate": True})
+    assert (refused.status_code, refused.json["code"], refused.json["field"]) == (422, "unsupported", "evacuate")
+    assert manager.call("PUT", path, json={"enabled": False}).json["maintenance"] is False
+    assert manager.call("PUT", path, json={}).json["field"] == "enabled"
+    assert manager.call("PUT", "/api/v1/servers/nobody/maintenance", json={"enabled": True}).status_code == 404
+
+
 def test_adopting_and_resyncing_ask_the_agent(manager: Manager) -> None:
     assert manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": ["old"]}).json == {"site": "default", "vms": []}
     assert manager.call("POST", "/api/v1/servers/srv1/resync").json == {"mark": 7}
@@ -99,9 +110,9 @@ def test_a_report_is_stored_once_and_acknowledged(manager: Manager) -> None:
     for dummy in range(2):
         answer = send(manager, report(event(1), record, statistics=measured))
         assert (answer.status_code, answer.json["acknowledged"], answer.json["revoked"]) == (200, 2, [])
-    assert len(events.page(manager.store, since=0)["items"]) == 1
+    assert len(events.page(manager.store, filters={"kind": "vm.*"}, since=0)["items"]) == 1
     assert manager.get("/api/v1/vms/web1")["server"] == "srv1"
-    assert manager.get("/api/v1/servers/srv1")["state"] == "online"
+    assert manager.get("/api/v1/servers/srv1")["state"] == "running"
     assert statistics.latest(manager.store, SERVER)["vms"][uuid]["vcpus"] == 1
     assert len(manager.get("/api/v1/vms/web1/statistics")["items"]) == 1
 
