@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from ..errors import DomusError, NotFound
 from ..model.migration import Destination, MovingDisk, MovingFile, MovingVm, RepositoryThere
-from ..model.repository import VIRTUAL_DISKS
+from ..model.repository import VIRTUAL_DISKS, directory_of, is_shared
+from ..model.vm import machine_family
+from ..storage_connect.marker import NOTES
 from .connection import libvirt, told
 from .image_header import inspect
 from .places import Places
 from .registry import write_atomically
 from .server import read_server
 from .tools import make_folder
-from .virtual_disk import FORMATS, NOTES, notes_of
+from .virtual_disk import FORMATS, notes_of
 from .vm_power import run_state
 from .vm_reader import size_of, source_of, target_of
 from .vm_record import VmRecord, read_record
@@ -55,7 +57,7 @@ def source_facts(driver: LibvirtDriver, name_or_uuid: str) -> MovingVm:
     files = tuple(_files(live, defined, record, state, places))
     used = ({one.repository for one in disks} | {one.repository for one in files}) - {""}
     needs = _network_needs(live, defined)
-    repositories = {name: str(places.repositories[name].path) for name in used}
+    repositories = {name: str(directory_of(places.repositories[name])) for name in used}
     return MovingVm(
         name=domain.name(),
         uuid=domain.UUIDString(),
@@ -87,7 +89,7 @@ def source_facts(driver: LibvirtDriver, name_or_uuid: str) -> MovingVm:
         job=job,
         repositories=repositories,
         probes=dict(_probes(used, places)),
-        shared=tuple(name for name in used if is_declared_shared(places.repositories[name])),
+        shared=tuple(name for name in used if is_shared(places.repositories[name])),
     )
 
 
@@ -104,7 +106,7 @@ def destination_facts(driver: LibvirtDriver, vm: MovingVm, *, server: str = "", 
         address=address,
         virtualization=host["virtualization"],
         domain_types=tuple(host["domain_types"]),
-        machines=tuple(host["machines"]),
+        machines=tuple(one for one in host["machines"] if machine_family(one) == machine_family(vm.machine)),
         memory_free=memory_available() or host["memory_free"] or 0,
         cpus=host["cpus"] or 0,
         cpu=compare_cpu(connection, vm),
@@ -132,11 +134,6 @@ def require_domain(connection: Any, name_or_uuid: str) -> Any:
             if error.code == "unreachable":
                 raise
     raise NotFound("there is no VM of this name or UUID on this server", object=f"vm {name_or_uuid}", remedy="Look where it is: domus vm list")
-
-
-def is_declared_shared(repository: Any) -> bool:
-    """Has an administrator said that all servers see the same directory?"""
-    return bool(repository.shared or getattr(repository, "nfs", None))
 
 
 def identity_of(path: str) -> Optional[str]:
@@ -221,7 +218,9 @@ def _disk(element: Any, target: str, path: str, record: VmRecord, places: Places
     repository = place.split("/", 1)[0] if place != path else ""
     stem, extension = os.path.splitext(os.path.basename(path))
     adopted = bool(repository and places.repositories[repository].adopted)
-    note = notes_of(str(places.repositories[repository].path)).read("virtual_disk", stem) if repository and not adopted and extension in FORMATS else None
+    note = (
+        notes_of(str(directory_of(places.repositories[repository]))).read("virtual_disk", stem) if repository and not adopted and extension in FORMATS else None
+    )
     return MovingDisk(
         name=record.names("disks").get(target, target),
         target=target,
@@ -300,9 +299,10 @@ def _probes(repositories: Iterable[str], places: Places) -> Iterable[tuple[str, 
     """Leave a file of a new name in each repository of Domus's own; those of earlier times go."""
     for name in sorted(repositories):
         spec = places.repositories[name]
-        if spec.adopted or not spec.path:
+        directory = directory_of(spec)
+        if spec.adopted or not directory:
             continue
-        folder, probe = os.path.join(spec.path, NOTES), PROBE + secrets.token_hex(16)
+        folder, probe = os.path.join(directory, NOTES), PROBE + secrets.token_hex(16)
         with suppress(OSError):  # a repository that nothing can be written to proves nothing
             make_folder(folder, 0o755)
             _forget_probes(folder)
@@ -321,14 +321,14 @@ def _forget_probes(folder: str) -> None:
 
 def _repository(name: str, vm: MovingVm, places: Places) -> RepositoryThere:
     spec = places.repositories[name]
-    path = str(spec.path)
+    path = str(directory_of(spec))
     try:
         room = os.statvfs(path)
     except OSError:
-        return RepositoryThere(path, available=False, shared=is_declared_shared(spec), adopted=bool(spec.adopted))
+        return RepositoryThere(path, available=False, shared=is_shared(spec), adopted=bool(spec.adopted))
     probe = vm.probes.get(name)
     same = None if probe is None else os.path.exists(os.path.join(path, NOTES, os.path.basename(probe)))
-    return RepositoryThere(path, room.f_bavail * room.f_frsize, True, is_declared_shared(spec), same, _known_shared(path), bool(spec.adopted))
+    return RepositoryThere(path, room.f_bavail * room.f_frsize, True, is_shared(spec), same, _known_shared(path), bool(spec.adopted))
 
 
 def _known_shared(path: str) -> bool:
@@ -359,7 +359,7 @@ def _reserved(driver: LibvirtDriver, vm: MovingVm) -> Optional[str]:
 def seed_folders(driver: LibvirtDriver) -> list[str]:
     """Where files that come along may be put: beside virtual disks, and in the server's own folders for seeds and UEFI variables."""
     places = driver.known_places()
-    own = [os.path.join(str(one.path), VIRTUAL_DISKS) for one in places.repositories.values() if one.path and not one.adopted]
+    own = [os.path.join(directory_of(one) or "", VIRTUAL_DISKS) for one in places.repositories.values() if not one.adopted]
     return [*own, os.path.join(driver.state_directory, "cloud-init"), "/var/lib/libvirt/qemu/nvram"]
 
 
