@@ -228,11 +228,11 @@ METHODS: dict[str, Method] = {
     "plan": Method(Methods._plan, _WORKERS, _DOCUMENT),
     "inventory": Method(Methods._inventory),
     "resync": Method(Methods._resync),
-    "migration_facts": Method(Methods._migration_facts, _WORKERS, {"vm": _TEXT, "contents": Parameter((bool,), False)}),
-    "migration_offer": Method(Methods._migration_offer, _WORKERS, {"vm": Parameter((dict,))}),
-    "receive_migration": Method(Methods._receive_migration, _WORKERS, {**_OPERATION, **_RECEIVE}),
+    "migration_facts": Method(Methods._migration_facts, parameters={"vm": _TEXT, "contents": Parameter((bool,), False)}),
+    "migration_offer": Method(Methods._migration_offer, parameters={"vm": Parameter((dict,))}),
+    "receive_migration": Method(Methods._receive_migration, parameters={**_OPERATION, **_RECEIVE}),
     "settle_migration": Method(
-        Methods._settle_migration, _WORKERS, {"uuid": _TEXT, "discard": Parameter((bool,), False), "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT)}
+        Methods._settle_migration, parameters={"uuid": _TEXT, "discard": Parameter((bool,), False), "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT)}
     ),
     "adopt": Method(Methods._adopt, parameters={"vms": Parameter((list, type(None)), None), "site": Parameter((str,), DEFAULT_SITE)}),
 }
