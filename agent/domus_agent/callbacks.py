@@ -43,7 +43,8 @@ class Refused(Exception):
 class Callbacks:
     """Sends while this server has a manager; `facts` once on each connection, and when they have changed.
 
-    `revoke` hears of certificates (serial, until) that the manager's answers name.
+    `revoke` hears of certificates (serial, until) that the manager's answers name, `take_crl` of libvirt's revocation list when it is
+    newer than what `tls` says is installed.
     """
 
     def __init__(
@@ -60,9 +61,12 @@ class Callbacks:
         self._ownership, self._store, self._version = ownership, store, version
         self._heartbeat, self._directory = config.heartbeat, config.directory
         self._libvirt_state, self._facts, self._statistics, self._revoke = libvirt_state, facts, statistics, revoke
+        self.tls: Callable[[], Optional[dict[str, Any]]] = lambda: None
+        self.take_crl: Callable[[str, list[str]], None] = lambda crl, gone: None
         self._told_facts: Optional[dict[str, Any]] = None
         self._wake = threading.Event()
         self._end = threading.Event()
+        self._go_on = threading.Event()
         self._connection: Optional[http.client.HTTPSConnection] = None
         self._connected_for: Optional[ssl.SSLContext] = None
         self._failures = 0
@@ -77,18 +81,26 @@ class Callbacks:
         """There is something to send."""
         self._wake.set()
 
+    def begin_anew(self) -> None:
+        """Another manager listens, or the same elsewhere: how often the last one failed to answer counts no more."""
+        self._failures = 0
+        self._go_on.set()
+        self._wake.set()
+
     def stop(self) -> None:
         """Send what there is once more if the manager listens, then no more."""
         self._end.set()
+        self._go_on.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(LAST_SECONDS)
 
     def _run(self) -> None:
         while not self._end.is_set():
+            self._go_on.clear()
             pause = self._step()
-            if pause:
-                self._end.wait(pause)
+            if pause and not self._end.is_set():
+                self._go_on.wait(pause)
         if self._ownership.owned and not self._failures:
             self._step()
         self._disconnect()
@@ -140,10 +152,13 @@ class Callbacks:
             raise Refused(f"only {acknowledged} is acknowledged, {records[0]['seq']} was sent")
         for one in answer.get("revoked") or ():
             self._revoke(str(one["serial"]), float(one["until"]))
+        if answer.get("crl"):
+            self.take_crl(str(answer["crl"]), list(answer.get("gone") or ()))
 
     def _message(self, epoch: str, records: list[dict[str, Any]], facts: Optional[dict[str, Any]]) -> bytes:
         data = {"protocol": PROTOCOL, "server": self._ownership.server_id, "epoch": epoch, "version": self._version, "sent_at": time.time()}
         data.update(libvirt=self._libvirt_state(), records=records, facts=facts, statistics=self._statistics(), problem=self._store.problem)
+        data.update(tls=self.tls())
         return json.dumps(data, separators=(",", ":")).encode()
 
     def _exchange(self, body: bytes) -> Mapping[str, Any]:

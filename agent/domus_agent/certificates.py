@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -33,8 +34,53 @@ def request(key_pem: str, urn: str) -> str:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()  # type: ignore[arg-type]
 
 
+def new_request() -> tuple[str, str]:
+    """A new key and a signing request for it; both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    made = x509.CertificateSigningRequestBuilder(_name()).sign(key, hashes.SHA256())
+    return pem, made.public_bytes(serialization.Encoding.PEM).decode()
+
+
 def check_signed(certificate_pem: str, authority_pem: str, urn: str) -> None:
     """Raise InvalidSpec unless the authority signed the certificate, it names the server and is valid now."""
+    certificate = _checked(certificate_pem, authority_pem)
+    if urn not in _uris(certificate):
+        raise InvalidSpec("is not for this server", field="certificate", remedy=f"It must name {urn}")
+
+
+def check_issued(certificate_pem: str, authority_pem: str, key_pem: str) -> None:
+    """Raise InvalidSpec unless the authority signed the certificate, it is for this key and valid now."""
+    certificate = _checked(certificate_pem, authority_pem)
+    try:
+        keys = [serialization.load_pem_private_key(key_pem.encode(), None).public_key(), certificate.public_key()]
+        fits = len({_spki(key) for key in keys}) == 1
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InvalidSpec("is not for this server's key", field="certificate", remedy="Sign the latest request")
+
+
+def serial_of(certificate_pem: str) -> str:
+    """The serial number of a certificate in hex, lower case, without leading zeros."""
+    return f"{x509.load_pem_x509_certificate(certificate_pem.encode()).serial_number:x}"
+
+
+def crl_number(crl_pem: str, authority_pem: str) -> int:
+    """The number of a revocation list that the authority has signed. Raises InvalidSpec."""
+    try:
+        crl = x509.load_pem_x509_crl(crl_pem.encode())
+        signer = x509.load_pem_x509_certificate(authority_pem.encode()).public_key()
+        number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        if isinstance(signer, ec.EllipticCurvePublicKey) and crl.is_signature_valid(signer):
+            return int(number)
+    except (ValueError, x509.ExtensionNotFound):
+        pass
+    raise InvalidSpec("is not a revocation list of this authority", field="crl")
+
+
+def _checked(certificate_pem: str, authority_pem: str) -> x509.Certificate:
+    """The certificate, if the authority signed it and it is valid now. Raises InvalidSpec."""
     try:
         certificate, authority = (x509.load_pem_x509_certificate(text.encode()) for text in (certificate_pem, authority_pem))
     except ValueError:
@@ -46,11 +92,15 @@ def check_signed(certificate_pem: str, authority_pem: str, urn: str) -> None:
         signer.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(algorithm))
     except InvalidSignature:
         raise InvalidSpec("is not signed by this authority", field="certificate") from None
-    if urn not in _uris(certificate):
-        raise InvalidSpec("is not for this server", field="certificate", remedy=f"It must name {urn}")
     ends = certificate.not_valid_after_utc if hasattr(certificate, "not_valid_after_utc") else certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
     if ends < datetime.datetime.now(datetime.timezone.utc):
         raise InvalidSpec("has ended already", field="certificate", remedy="Are the clocks of manager and server right?")
+    return certificate
+
+
+def _spki(key: Any) -> bytes:
+    """A public key as bytes: before cryptography 40 equal keys do not compare so."""
+    return bytes(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
 
 
 def _uris(certificate: x509.Certificate) -> list[str]:

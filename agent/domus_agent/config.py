@@ -16,7 +16,10 @@ PATH = "/etc/domus/agent.yml"
 
 @dataclasses.dataclass(frozen=True)
 class AgentConfig:
-    """The settings of an agent; each key of its file is a field here. Times are in seconds."""
+    """The settings of an agent; each key of its file is a field here. Times are in seconds.
+
+    With `libvirt_tls` libvirt and QEMU get certificates of the manager (below `pki_directory`), and libvirt listens on port 16514.
+    """
 
     directory: str = "/var/lib/domus/agent"
     state_directory: str = "/var/lib/domus"
@@ -25,6 +28,8 @@ class AgentConfig:
     port: int = 8899
     heartbeat: float = 10.0
     statistics: float = 20.0
+    libvirt_tls: bool = False
+    pki_directory: str = "/etc/pki"
 
 
 def load_config(environment: Optional[Mapping[str, str]] = None) -> AgentConfig:
@@ -58,7 +63,7 @@ def config_from(data: Any, source: str = "") -> AgentConfig:
 def _value(source: str, name: str, kind: type, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or value == "":
         raise InvalidSpec(f"must be of type {kind.__name__}", object=source, field=name, value=value)
     if isinstance(value, float) and not 0.1 <= value <= 86400.0:
         raise InvalidSpec("must be between 0.1 and 86400 seconds", object=source, field=name, value=value)

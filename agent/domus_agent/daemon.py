@@ -18,6 +18,7 @@ from .callbacks import Callbacks, LatestStatistics
 from .config import AgentConfig
 from .connections import Connections
 from .console import Consoles
+from .libvirt_tls import LibvirtTls
 from .memory import use_one_heap
 from .methods import Methods
 from .observer import Observer
@@ -44,15 +45,17 @@ class Agent:
         self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
         self.observer = Observer(config, self.store, self.ownership.server_id, self.operations.busy)
         self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
-        self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION)
+        self.libvirt_tls = LibvirtTls(config, self.store)
+        self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
         self.consoles = Consoles(config.uri)
         self.callbacks = Callbacks(
             self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, lambda: self.observer.facts, self.statistics.take, self._revoke
         )
+        self.callbacks.tls, self.callbacks.take_crl = self.libvirt_tls.told, self.libvirt_tls.take_crl
         self.store.wake = self.callbacks.wake
         self.store.recovered = self.observer.resync
         self.operations.touched = self.observer.touched
-        self.methods.resync = self.observer.resync
+        self.methods.resync, self.methods.facts = self.observer.resync, lambda: self.observer.facts
 
     async def serve(self) -> None:
         """Work until SIGTERM or SIGINT. Raises DriverError when the port is taken, Unsupported without python3-libvirt."""
@@ -79,6 +82,7 @@ class Agent:
     def _start(self, door: Door) -> None:
         self.observer.start()
         self.statistics.start()
+        self.libvirt_tls.start()
         self.store.add_event("agent.started", data={"version": VERSION})
         self.callbacks.start()
         owner = f"belongs to {self.ownership.url}" if self.ownership.owned else "has no manager yet"
@@ -89,6 +93,7 @@ class Agent:
     def _stop(self) -> None:
         self.operations.stop(STOP_SECONDS)
         self.statistics.stop()
+        self.libvirt_tls.stop()
         self.store.add_event("agent.stopped")
         self.callbacks.stop()
         self.observer.stop()
@@ -96,9 +101,9 @@ class Agent:
         self.store.close()
 
     def _ownership_changed(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:
-        _log.info("the server %s", f"was taken over by {self.ownership.url}" if self.ownership.owned else "was released")
+        _log.info("the server %s", f"belongs to the manager at {self.ownership.url} now" if self.ownership.owned else "was released")
         asyncio.run_coroutine_threadsafe(door.renew(), loop)
-        self.callbacks.wake()
+        self.callbacks.begin_anew()
 
     def _revoke(self, serial: str, until: float) -> None:
         self.operations.cancel_all_of(self.ownership.revoke(serial, until))

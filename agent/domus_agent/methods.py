@@ -17,6 +17,7 @@ from domus_core.libvirt_driver.server import read_server
 from domus_core.model.document import DEFAULT_SITE, parse_document
 
 from .connections import Connections
+from .libvirt_tls import LibvirtTls
 from .operations import Operations, told_report
 from .ownership import FREE, JOB, MANAGER, Caller, Ownership
 from .store import AgentStore
@@ -55,8 +56,12 @@ SUBMIT: dict[str, dict[str, Parameter]] = {
 class Methods:
     """What the door offers; `call` is all it needs to know."""
 
-    def __init__(self, ownership: Ownership, store: AgentStore, operations: Operations, connections: Connections, version: str) -> None:
+    def __init__(
+        self, ownership: Ownership, store: AgentStore, operations: Operations, connections: Connections, version: str, libvirt_tls: LibvirtTls
+    ) -> None:
         self.resync: Callable[[], None] = lambda: None
+        self.facts: Callable[[], Optional[Mapping[str, Any]]] = lambda: None
+        self._libvirt_tls = libvirt_tls
         self._ownership = ownership
         self._store = store
         self._operations = operations
@@ -79,13 +84,41 @@ class Methods:
         own = self._ownership
         told: dict[str, Any] = {"server": own.server_id, "name": platform.node(), "version": self._version, "protocols": list(PROTOCOLS)}
         told.update(owned=own.owned, manager=own.manager, csr=own.certificate_request(), problem=self._store.problem)
+        told.update(host_uuid=(self.facts() or {}).get("uuid"), libvirt_csr=None if told["csr"] is None else self._libvirt_tls.requests())
+        if caller.role == MANAGER or (own.owned and own.inviting):
+            told.update(known_as=own.name, url=own.url)
         return told
 
     def _take_over(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
-        return self._ownership.take_over(**parameters)
+        papers = {name: value for name, value in parameters.items() if name != "libvirt"}
+        credentials = parameters["libvirt"] and self._libvirt_tls.check(parameters["libvirt"])
+        taken = self._ownership.take_over(**papers)
+        if credentials:
+            self._libvirt_tls.install(credentials)
+        return taken
+
+    def _readdress(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._ownership.readdress(**parameters)
 
     def _release(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
-        return self._ownership.release()
+        released = self._ownership.release()
+        self._libvirt_tls.remove()
+        return released
+
+    def _renewal(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return {"csr": self._ownership.renewal_request(), "serial": self._ownership.serial(), "libvirt_csr": self._libvirt_tls.requests()}
+
+    def _renew(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        credentials = parameters["libvirt"] and self._libvirt_tls.check(parameters["libvirt"])
+        if parameters["certificate"]:
+            self._ownership.renew(parameters["certificate"])
+        if credentials:
+            self._libvirt_tls.install(credentials)
+        return {}
+
+    def _revoke_libvirt(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        self._libvirt_tls.take_crl(parameters["crl"], parameters["gone"])
+        return {}
 
     def _revoke(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         self._operations.cancel_all_of(self._ownership.revoke(parameters["serial"], parameters["until"]))
@@ -159,9 +192,14 @@ class Method:
 _ANYBODY, _WORKERS = (FREE, JOB, MANAGER), (JOB, MANAGER)
 _OPERATION = {"operation": _TEXT}
 _TAKE_OVER = dict.fromkeys(("secret", "manager", "url", "authority", "callback_authority", "certificate", "name"), _TEXT)
+_PAPERS = Parameter((dict, type(None)), None)
 METHODS: dict[str, Method] = {
     "hello": Method(Methods._hello, _ANYBODY),
-    "take_over": Method(Methods._take_over, (FREE,), _TAKE_OVER),
+    "take_over": Method(Methods._take_over, (FREE,), {**_TAKE_OVER, "libvirt": _PAPERS}),
+    "renewal": Method(Methods._renewal),
+    "renew": Method(Methods._renew, parameters={"certificate": _MAYBE_TEXT, "libvirt": _PAPERS}),
+    "revoke_libvirt": Method(Methods._revoke_libvirt, parameters={"crl": _TEXT, "gone": Parameter((list,), [])}),
+    "readdress": Method(Methods._readdress, parameters={"url": _TEXT, "callback_authority": _TEXT}),
     "release": Method(Methods._release),
     "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),
     "submit": Method(Methods._submit, _WORKERS),
@@ -207,4 +245,8 @@ def _only(caller: Caller) -> Optional[str]:
 
 
 def _called(caller: Caller) -> str:
-    return {FREE: "anybody: this server has no manager yet", JOB: "a job", MANAGER: "the manager: it has taken this server over already"}[caller.role]
+    return {
+        FREE: "anybody: it takes the certificate of a manager that has taken this server over",
+        JOB: "a job",
+        MANAGER: "the manager: it has taken this server over already",
+    }[caller.role]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import getpass
 import grp
 import os
 import pwd
@@ -14,11 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
-from urllib.parse import urlsplit
 
 from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound
 
 from .config import ManagerConfig, load_config
+from .rebuild_places import TITLE as REBUILD_TITLE
+from .rebuild_places import add_arguments as add_rebuild_arguments
+from .rebuild_places import places_of
+from .web_certificate import web_names
 
 ADMINISTRATOR = "admin"
 DAY = 86400.0
@@ -47,7 +51,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         command: Command = options.command
         config = load_config(options.config)
         options.started_by_root = os.geteuid() == 0
-        if command not in (_runner, _backup, _restore):
+        if command not in (_runner, _backup, _restore, _authority, _rebuild):
             become_owner(config.directory, config.run_directory)
         return command(config, options)
     except DomusError as error:
@@ -87,11 +91,24 @@ def _parser() -> CommandLine:
     password = add("reset-password", _reset_password, "Give a user a new password, which is shown once")
     password.add_argument("--user", default=ADMINISTRATOR, help="(default: %(default)s)")
     password.add_argument("--password-stdin", action="store_true", help="read it from standard input")
-    add("backup", _backup, "Write a checked copy of the database").add_argument("path", type=Path, help="the file to write, which must not be there yet")
+    copying = add("backup", _backup, "Write a checked copy of the database, and of the keys if asked")
+    copying.add_argument("path", type=Path, help="the file to write, which must not be there yet")
+    copying.add_argument("--keys", type=Path, metavar="FILE", help="write the keys there too, as `authority export` does")
+    _add_passphrase(copying)
+    keys = add("authority", _authority, "Write the manager's keys to a file under a passphrase, or take them over on a new machine")
+    keys.add_argument("action", choices=["export", "import"])
+    keys.add_argument("path", type=Path, help="the file; export makes it, only its owner can read it")
+    keys.add_argument("--replace", action="store_true", help="import: also when there are other authorities, which are kept aside")
+    _add_passphrase(keys)
     add("restore", _restore, "Put a backup in the place of the database; the manager must be stopped").add_argument("path", type=Path, help="the backup")
+    add_rebuild_arguments(add("rebuild", _rebuild, REBUILD_TITLE))
     add("verify-audit", _verify_audit, "Check that no job's record was altered or removed")
     add("nginx-conf", _nginx_conf, "Write nginx's configuration into the run directory and say where")
     return parser
+
+
+def _add_passphrase(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line is the passphrase (default: asked for, or standard input)")
 
 
 def become_owner(directory: Path, run_directory: Path) -> None:
@@ -144,7 +161,7 @@ def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
 
     authority = Authority(config.directory)
     authority.ensure()
-    authority.issue_web(_web_names(config))
+    authority.issue_web(web_names(config))
     (config.directory / WEB_AUTHORITY).write_text(authority.web_ca_pem, encoding="ascii")
     Sealing(config.directory)
     store = Store(config.directory)
@@ -164,11 +181,6 @@ def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
 
 def _new_password(from_stdin: bool) -> str:
     return sys.stdin.readline().rstrip("\n") if from_stdin else secrets.token_urlsafe(PASSWORD_BYTES)
-
-
-def _web_names(config: ManagerConfig) -> list[str]:
-    """The names that the web certificate is for: that of the URL, this machine's, and the local ones."""
-    return list(dict.fromkeys([urlsplit(config.url).hostname or "localhost", socket.gethostname(), "localhost", "127.0.0.1", "::1"]))
 
 
 def _serve(config: ManagerConfig, options: argparse.Namespace) -> int:
@@ -197,8 +209,8 @@ def _status(config: ManagerConfig, options: argparse.Namespace) -> int:
     store = Store(config.directory)
     try:
         known, unfinished = servers.all(store), jobs.unfinished(store)
-        online = sum(server["state"] == servers.ONLINE for server in known)
-        _say(f"manager {store.manager_id} at {config.url}\nservers {len(known)}, online {online}\njobs unfinished {len(unfinished)}")
+        online = sum(server["state"] in servers.CONNECTED for server in known)
+        _say(f"manager {store.manager_id} at {config.url}\nservers {len(known)}, heard {online}\njobs unfinished {len(unfinished)}")
     finally:
         store.close()
     answering = {"api": _answers(config.socket), "runner": _answers(config.runner_socket)}
@@ -259,13 +271,67 @@ def _backup(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .store.database import Store
 
     _require_set_up(config)
+    passphrase = _passphrase(options, twice=True) if options.keys else ""
     with _as_owner(config.directory):
         store = Store(config.directory)
     try:
+        if options.keys:
+            _export(config, store.manager_id, passphrase, options.keys)
         _say(str(backup(store, options.path)))
     finally:
         store.close()
     return 0
+
+
+def _authority(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .security.key_backup import import_keys, read_keys
+    from .store.backup import stopped
+    from .store.database import Store
+    from .store.identity import become, check_may_become
+
+    if options.action == "export":
+        _require_set_up(config)
+        passphrase = _passphrase(options, twice=True)
+        with _as_owner(config.directory):
+            store = Store(config.directory)
+        try:
+            _export(config, store.manager_id, passphrase, options.path)
+        finally:
+            store.close()
+        return 0
+    found = read_keys(options.path, _passphrase(options))
+    become_owner(config.directory, config.run_directory)
+    check_may_become(config.directory, found["manager"])
+    with stopped(config.directory):
+        aside = import_keys(config.directory, found["files"], replace=options.replace)
+    become(config.directory, found["manager"])
+    (config.directory / WEB_AUTHORITY).write_text(found["files"]["web.crt"], encoding="ascii")
+    _say(f"This is manager {found['manager']} now." + (f" The keys that were there are kept: {aside}" if aside else ""))
+    _say("Next: domus-manager init, if there is no administrator yet; domus-manager nginx-conf, and reload nginx; start the manager.")
+    return 0
+
+
+def _export(config: ManagerConfig, manager_id: str, passphrase: str, path: Path) -> None:
+    from .security.authority import Authority
+    from .security.key_backup import export_keys
+
+    with _as_owner(config.directory):  # an authority may be newer than the manager
+        Authority(config.directory).ensure()
+    export_keys(config.directory, manager_id, passphrase, path)
+    _say(f"{path}: whoever has it and its passphrase has all servers; keep them apart")
+
+
+def _passphrase(options: argparse.Namespace, twice: bool = False) -> str:
+    """The passphrase: of the file, else asked for at a terminal, else the first line of standard input."""
+    if options.passphrase_file is not None:
+        with open(options.passphrase_file, encoding="utf-8") as file:
+            return file.readline().rstrip("\n")
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    given = getpass.getpass("Passphrase: ")
+    if twice and getpass.getpass("Once more: ") != given:
+        raise InvalidSpec("are not the same", object="passphrases", remedy="Try again")
+    return given
 
 
 def _restore(config: ManagerConfig, options: argparse.Namespace) -> int:
@@ -275,6 +341,16 @@ def _restore(config: ManagerConfig, options: argparse.Namespace) -> int:
     kept = restore(options.path, config.directory, opened=lambda: become_owner(config.directory, config.run_directory))
     _say("The backup is in place." + (f" What was there is kept: {kept}" if kept else ""))
     return 0
+
+
+def _rebuild(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .rebuild_command import rebuild
+
+    # The files that are named may be root's alone; what is written must be the manager's.
+    places = places_of(options)
+    become_owner(config.directory, config.run_directory)
+    _require_set_up(config)
+    return rebuild(config, places, options)
 
 
 def _verify_audit(config: ManagerConfig, options: argparse.Namespace) -> int:
@@ -301,7 +377,7 @@ def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
 
     _require_set_up(config)
     authority = Authority(config.directory)
-    certificate, key = authority.issue_web(_web_names(config))
+    certificate, key = authority.issue_web(web_names(config))
     owner = pwd.getpwuid(config.directory.stat().st_uid)
     authorities, path = config.run_directory / "client-authorities.pem", config.run_directory / "nginx.conf"
     web = WebServer(

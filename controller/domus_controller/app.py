@@ -91,11 +91,14 @@ def start_parts(config: ManagerConfig) -> Parts:
     agents = Agents(store, authority, config)
     jobs = Jobs(store, agents, authority, Sealing(config.directory), config)
     jobs.start()
-    return Parts(config, store, agents, jobs, Gate(store))
+    parts = Parts(config, store, agents, jobs, Gate(store))
+    agents.trust.start(parts.ending)
+    return parts
 
 
 def stop_parts(parts: Parts) -> None:
     """Stop the jobs and close the database."""
+    parts.ending.set()
     parts.jobs.stop()
     parts.store.close()
 

@@ -10,6 +10,7 @@ from .events import event_group
 from .jobs import job_group
 from .login import completion_command, login_command
 from .objects import kind_groups
+from .people import user_group
 from .servers import server_group
 from .vms import vm_group
 
@@ -36,6 +37,7 @@ for _command in (
     server_group,
     job_group,
     event_group,
+    user_group,
     login_command,
     completion_command,
 ):

@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
 
 import click
+from domus_core.errors import DomusError
 
 from ..output import Output, key, moment, size
 from .common import completes, connect, limit_option, listed, with_output
 
 SERVERS = "/api/v1/servers"
+
+
+def _version(server: Mapping[str, Any]) -> str | None:
+    """The agent's version; marked when the manager is newer."""
+    return f"{server['version']} (behind)" if server.get("behind") else server.get("version")
+
+
 COLUMNS = [
     key("NAME", "name"),
     key("STATE", "state"),
     key("ADDRESS", "address"),
     key("VMS", "vms"),
     key("LIBVIRT", "libvirt"),
-    key("AGENT", "version"),
+    ("AGENT", _version),
     moment("LAST SEEN", "last_seen"),
 ]
 FIELDS = [
-    *(key(name, name) for name in ("name", "id", "state", "address", "port", "vms", "libvirt", "version")),
+    *(key(name, name) for name in ("name", "id", "state")),
+    moment("since", "state_since"),
+    ("maintenance", lambda server: (server.get("maintenance_reason") or True) if server.get("maintenance") else None),
+    *(key(name, name) for name in ("address", "port", "pool", "tags", "vms", "libvirt")),
+    ("agent", _version),
     moment("last seen", "last_seen"),
-    key("problem", "problem"),
+    moment("certificate until", "certificate_ends_at"),
+    moment("libvirt's until", "libvirt_certificate_ends_at"),
+    key("revoked", "revoked"),
+    ("problems", lambda server: "\n".join(server.get("problems") or ())),
     *(key(name, "facts", name) for name in ("hostname", "cpu_model", "cpus")),
     size("memory", "facts", "memory"),
     *(key(name.replace("_", " "), "facts", name) for name in ("virtualization", "hypervisor", "hypervisor_version", "libvirt_version")),
+]
+DISCOVERED = [
+    key("ADDRESS", "address"),
+    key("PORT", "port"),
+    key("NAME", "name"),
+    key("OWNED", "owned"),
+    key("OURS", "ours"),
+    key("KNOWN AS", "known_as"),
+    key("VERSION", "version"),
+    key("SERVER", "server"),
+]
+DISCOVERED_FIELDS = [
+    *(key(name.replace("_", " "), name) for name in ("address", "port", "fingerprint", "server", "name", "version", "protocols", "host_uuid")),
+    *(key(name.replace("_", " "), name) for name in ("owned", "manager", "ours", "known_as")),
+    moment("certificate until", "certificate_ends_at"),
 ]
 
 
@@ -50,28 +81,103 @@ def show_command(output: Output, server: str) -> None:
     output.item(connect().get(f"{SERVERS}/{server}"), FIELDS)
 
 
+@server_group.command("discover")
+@click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.option("--port", type=click.IntRange(1, 65535), default=8899, show_default=True, help="The port of the agents.")
+@with_output
+def discover_command(output: Output, addresses: tuple[str, ...], port: int) -> None:
+    """Look who answers at addresses, free or owned, and with which fingerprint. Nothing is changed there.
+
+    Compare the fingerprint with what `domus-agent secret` shows on the server before its colon.
+    """
+    client = connect()
+    if len(addresses) == 1:
+        output.item(client.post(f"{SERVERS}/discover", {"address": addresses[0], "port": port}), DISCOVERED_FIELDS)
+        return
+    found, silent = [], []
+    for address in addresses:
+        try:
+            found.append(client.post(f"{SERVERS}/discover", {"address": address, "port": port}))
+        except DomusError as error:
+            if error.code not in ("unreachable", "invalid_spec"):
+                raise
+            silent.append(f"{address}: {error}")
+    output.rows(found, DISCOVERED, empty="Nobody answers.")
+    for one in silent:
+        click.echo(one, err=True)
+    if silent:
+        raise click.exceptions.Exit(1)
+
+
 @server_group.command("add")
 @click.argument("name")
 @click.argument("address")
 @click.option("--port", type=click.IntRange(1, 65535), default=8899, show_default=True, help="The port of its agent.")
 @click.option("--secret", "secret_file", type=click.File(), default="-", help="File of the one-time secret that `domus-agent secret` shows there; - asks.")
+@click.option("--pool", default="default", show_default=True, help="Servers of one pool trust each other's libvirt: VMs migrate among them.")
+@click.option("--replace", is_flag=True, help="It is the server of that name, reinstalled: the old one's record is buried, its certificates are revoked.")
 @with_output
-def add_command(output: Output, name: str, address: str, port: int, secret_file: IO[str]) -> None:
+def add_command(output: Output, name: str, address: str, port: int, secret_file: IO[str], pool: str, replace: bool) -> None:
     """Take over a server: from then on it works for this manager alone.
 
     The one-time secret is shown on the server by `domus-agent secret`.
     """
     asks = secret_file.name == "<stdin>" and secret_file.isatty()
     secret = click.prompt("One-time secret", hide_input=True) if asks else secret_file.read()
-    server = connect().post(SERVERS, {"name": name, "address": address, "port": port, "secret": secret.strip()})
+    # A manager that is older than this command knows neither.
+    more = {**({"pool": pool} if pool != "default" else {}), **({"replace": True} if replace else {})}
+    server = connect().post(SERVERS, {"name": name, "address": address, "port": port, "secret": secret.strip(), **more})
     output.item(server, FIELDS)
+
+
+@server_group.command("renew")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.option("--pool", help="The pool that it belongs to from now on; `tls_allowed_dn_list` on it must be changed, too (role server).")
+@with_output
+def renew_command(output: Output, server: str, pool: str | None) -> None:
+    """Give a server new certificates now. That happens by itself, too, 90 days before they end."""
+    output.item(connect().post(f"{SERVERS}/{server}/renew", {} if pool is None else {"pool": pool}), FIELDS)
+
+
+@server_group.command("revoke")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.confirmation_option(prompt="Nobody will accept a certificate of this server any more, and the manager can not reach it. Continue?")
+@with_output
+def revoke_command(output: Output, server: str) -> None:
+    """Accept no certificate of a server any more: it was stolen, or is in wrong hands.
+
+    The other servers refuse it within 10 seconds. It comes back as a new one: reinstall it, then `domus server add --replace`.
+    """
+    output.item(connect().post(f"{SERVERS}/{server}/revoke"), FIELDS)
+
+
+@server_group.command("maintenance")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.argument("mode", type=click.Choice(("on", "off")))
+@click.option("--evacuate", is_flag=True, help="Move its VMs to other servers.")
+@click.option("--reason", metavar="TEXT", help="Why; shown with the server.")
+@with_output
+def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, reason: str | None) -> None:
+    """Take a server out of use, or back into use.
+
+    In maintenance no VM is placed on it or moved to it; those that are there go on.
+    """
+    if evacuate and mode == "off":
+        raise click.UsageError("--evacuate goes with on")
+    body = {"enabled": mode == "on", "evacuate": evacuate, "reason": reason}
+    shown = connect().put(f"{SERVERS}/{server}/maintenance", body)
+    if output.for_people:
+        output.say(f"server {shown['name']} is {'in' if shown['maintenance'] else 'out of'} maintenance")
+    else:
+        output.data(shown)
 
 
 @server_group.command("remove")
 @click.argument("server", shell_complete=completes(SERVERS))
 @click.confirmation_option(prompt="The manager will know nothing of this server any more; its VMs go on. Continue?")
+@click.option("--forget", is_flag=True, help="Also when it does not answer: its certificates are revoked.")
 @with_output
-def remove_command(output: Output, server: str) -> None:
+def remove_command(output: Output, server: str, forget: bool) -> None:
     """Let a server go: it is free again, and its VMs go on."""
-    connect().delete(f"{SERVERS}/{server}")
-    output.say(f"server {server} is free")
+    connect().delete(f"{SERVERS}/{server}", forget=True if forget else None)
+    output.say(f"server {server} is {'forgotten' if forget else 'free'}")

@@ -17,7 +17,7 @@ VMS = "/api/v1/vms"
 
 
 def _waits(vm: Mapping[str, Any]) -> str:
-    marks = ["server offline"] if vm.get("stale") else []
+    marks = ["server silent"] if vm.get("stale") else []
     marks += ["restart required"] if vm.get("restart_required") else []
     marks += ["drift"] if vm.get("drift") else []
     marks += ["conflict"] if vm.get("conflict") else []
@@ -25,9 +25,14 @@ def _waits(vm: Mapping[str, Any]) -> str:
     return ", ".join(marks)
 
 
+def _state(vm: Mapping[str, Any]) -> str:
+    """What it does; of a server that is silent what it did when that was heard last."""
+    return f"{vm['state']}?" if vm.get("stale") else vm["state"]
+
+
 COLUMNS = [
     key("NAME", "name"),
-    key("STATE", "state"),
+    ("STATE", _state),
     key("SERVER", "server"),
     key("ADDRESSES", "addresses"),
     key("CPUS", "spec", "cpus"),
@@ -35,7 +40,9 @@ COLUMNS = [
     ("NOTES", _waits),
 ]
 FIELDS = [
-    *(key(name, name) for name in ("name", "id", "state", "server", "site", "generation", "addresses", "restart_required")),
+    *(key(name, name) for name in ("name", "id")),
+    ("state", _state),
+    *(key(name, name) for name in ("server", "site", "generation", "addresses", "restart_required")),
     key("description", "spec", "description"),
     key("tags", "spec", "tags"),
     key("cpus", "spec", "cpus"),

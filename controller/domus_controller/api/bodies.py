@@ -12,6 +12,7 @@ from .reading import Moment
 ROLES = ("viewer", "operator", "administrator")
 USER_NAME = Text(64, pattern=r"[A-Za-z0-9][A-Za-z0-9@._-]*", noun="a user's name")
 PASSWORD = SecretText(1000, pattern=r".{12,}", noun="a password of at least 12 characters")
+POOL = Text(63, pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", noun="a pool's name")
 ADDRESS = Text(253, pattern=r"[A-Za-z0-9.:-]+", noun="a host name or IP address")
 
 
@@ -25,6 +26,34 @@ class TakeOver:
     secret: str = attribute(
         SecretText(200, pattern=r"[0-9a-f]{64}:[0-9a-f]{32}", noun="fingerprint:secret"), "The one-time secret it shows.", required=True, secret=True
     )
+    pool: str | None = attribute(POOL, "Servers of one pool trust each other's libvirt.", default="default", example="default")
+    replace: bool | None = attribute(
+        Flag(), "It is the server of that name, reinstalled: bury the old record, and revoke its certificates.", default=False, example=False
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Discover:
+    """Where to look for a server."""
+
+    address: str = attribute(ADDRESS, "Where its agent answers.", required=True, example="192.0.2.20")
+    port: int | None = attribute(Integer(1, 65535), "The agent's port.", default=8899, example=8899)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renewal:
+    """New certificates for a server."""
+
+    pool: str | None = attribute(POOL, "Its pool from now on; left out: the one it is in.", example="default")
+
+
+@dataclasses.dataclass(frozen=True)
+class Maintenance:
+    """Take a server out of use for a while, or back into use."""
+
+    enabled: bool = attribute(Flag(), "true: no VM is placed on it or moved to it.", required=True, example=True)
+    evacuate: bool | None = attribute(Flag(), "Move its VMs to other servers.", default=False, example=False)
+    reason: str | None = attribute(Text(1000), "Why; shown with the server.", example="new memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +82,17 @@ class NewToken:
 
 
 @dataclasses.dataclass(frozen=True)
+class NewCertificate:
+    """A certificate for a person, good for a year."""
+
+    csr: str = attribute(
+        Text(10_000, multiline=True), "Certificate signing request (PEM) for an EC P-256 key; only the key counts.", required=True, example="-----BEGIN ..."
+    )
+    name: str | None = attribute(Text(64, pattern=r"[^\x00-\x1f\x7f]*", noun="a name"), "What it is for.", example="laptop")
+    role: str | None = attribute(Choice(*ROLES), "What it may do; left out: what its owner may do.", example="viewer")
+
+
+@dataclasses.dataclass(frozen=True)
 class NewUser:
     """A person."""
 
@@ -68,4 +108,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (TakeOver, Adopt, VerbOptions, NewToken, NewUser, NewPassword)
+BODIES = (TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

@@ -13,7 +13,7 @@ from domus_core.model.fields import attribute
 from flask import Response
 
 from ..errors import Malformed
-from ..store import callbacks, servers, statistics
+from ..store import callbacks, server_states, servers, statistics
 from .call import Call, answer
 from .reading import parse_body, read_text
 
@@ -89,6 +89,7 @@ class Callback:
     records: list[dict[str, Any]] = attribute(Records(), "What has happened, in order.", required=True)
     facts: dict[str, Any] | None = attribute(Mappings(), "What the server is; left out when it was told before.")
     statistics: dict[str, Any] | None = attribute(Mappings(), "What was measured.")
+    tls: dict[str, Any] | None = attribute(Mappings(), "Serial number and revocation list that libvirt has; left out where Domus does not set it up.")
     problem: str | None = attribute(Text(MOST_TEXT, multiline=True), "What is wrong with the agent's database.")
 
 
@@ -114,10 +115,11 @@ def receive(call: Call) -> Response:
         # The agent is somebody else's machine: what it sends may be anything.
         LOG.error("server %s reports what can not be read", server_id, exc_info=error)
         raise InvalidSpec("a record can not be read", object="callback", field="records", remedy="Please report this") from None
-    store.write(lambda connection: servers.heard_from(connection, server_id, now, report.version, report.libvirt, report.facts, report.problem))
+    store.write(lambda connection: server_states.heard(connection, server_id, now, report.version, report.libvirt, report.facts, report.problem))
     if report.statistics is not None:
         statistics.put(store, server_id, report.statistics)
-    return answer({"acknowledged": acknowledged, "revoked": servers.revoked(store, server_id), "time": now})
+    news = call.parts.agents.trust.heard_of(server_id, report.tls)
+    return answer({"acknowledged": acknowledged, "revoked": servers.revoked(store, server_id), "time": now, **news})
 
 
 def _read(call: Call) -> Any:

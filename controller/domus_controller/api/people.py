@@ -9,9 +9,9 @@ from domus_core.model.secrets import Secret
 from flask import Response
 
 from ..security import passwords
-from ..security.principal import ADMINISTER, PERMISSIONS, ROLES, may
-from ..store import tokens, users
-from .bodies import NewPassword, NewToken, NewUser
+from ..security.principal import ADMINISTER, ADMINISTRATOR, PERMISSIONS, ROLES, lower_role, may
+from ..store import person_certificates, tokens, users
+from .bodies import NewCertificate, NewPassword, NewToken, NewUser
 from .call import Call, answer
 
 
@@ -41,6 +41,28 @@ def revoke_token(call: Call) -> Response:
     """Revoke a token of who asks; an administrator may revoke any."""
     owner = None if _administers(call) else call.principal.name
     tokens.revoke(call.parts.store, call.path["id"], owner)
+    return Response(status=204)
+
+
+def list_certificates(call: Call) -> Response:
+    """The certificates of who asks; an administrator sees those of all."""
+    owner = None if _administers(call) else call.principal.name
+    return answer({"items": person_certificates.list(call.parts.store, owner), "next": None})
+
+
+def create_certificate(call: Call) -> Response:
+    """Sign a person's key. It is good for what who asks may do, and for no more than that person may."""
+    wanted, user = call.body(NewCertificate), call.path["name"]
+    if user != call.principal.name and not _administers(call):
+        raise Forbidden("is somebody else", object=f"user {user}", remedy="Ask an administrator, or for a certificate of your own")
+    role = lower_role(wanted.role or ADMINISTRATOR, call.principal.role)
+    return answer(call.parts.agents.trust.certify(wanted.csr, user, wanted.name or "", role), 201)
+
+
+def revoke_certificate(call: Call) -> Response:
+    """Accept a certificate of who asks no more; an administrator may revoke any."""
+    owner = None if _administers(call) else call.principal.name
+    person_certificates.revoke(call.parts.store, call.path["serial"].lower(), owner)
     return Response(status=204)
 
 

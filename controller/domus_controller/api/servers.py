@@ -7,8 +7,10 @@ from domus_core.model.secrets import Secret
 from flask import Response
 
 from ..errors import answered_by_agent
-from ..store import servers
-from .bodies import Adopt, TakeOver
+from ..jobs.evacuation import evacuate
+from ..store import server_states, servers
+from ..store.trust import DEFAULT_POOL
+from .bodies import Adopt, Discover, Maintenance, Renewal, TakeOver
 from .call import Call, answer, page_answer
 
 DEFAULT_PORT = 8899
@@ -32,8 +34,33 @@ def take_over(call: Call) -> Response:
     wanted = call.body(TakeOver)
     secret = wanted.secret.reveal() if isinstance(wanted.secret, Secret) else wanted.secret
     with answered_by_agent():
-        server = call.parts.agents.take_over(wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret)
+        server = call.parts.agents.take_over(
+            wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret, pool=wanted.pool or DEFAULT_POOL, replace=bool(wanted.replace)
+        )
     return answer(server, 201, {"Location": f"/api/v1/servers/{server['id']}"})
+
+
+def discover(call: Call) -> Response:
+    """Who answers at an address, and its fingerprint; nothing is changed."""
+    wanted = call.body(Discover)
+    with answered_by_agent():
+        return answer(call.parts.agents.discover(wanted.address, wanted.port or DEFAULT_PORT))
+
+
+def renew(call: Call) -> Response:
+    """Give a server new certificates, or those of another pool."""
+    wanted = call.body(Renewal) if call.has_body else Renewal()
+    server = servers.find(call.parts.store, call.path["id"])
+    with answered_by_agent():
+        call.parts.agents.trust.renew(server["id"], wanted.pool)
+    return answer(servers.find(call.parts.store, server["id"]))
+
+
+def revoke(call: Call) -> Response:
+    """Have no certificate of a server accepted any more, anywhere."""
+    server = servers.find(call.parts.store, call.path["id"])
+    call.parts.agents.revoke(server["id"])
+    return answer(servers.find(call.parts.store, server["id"]))
 
 
 def release(call: Call) -> Response:
@@ -45,8 +72,18 @@ def release(call: Call) -> Response:
     except Unreachable:
         if not call.query["forget"]:
             raise
-        servers.remove(call.parts.store, server["id"])
+        call.parts.agents.forget(server["id"])
     return Response(status=204)
+
+
+def set_maintenance(call: Call) -> Response:
+    """Take a server out of use, or back into use; its VMs go on, unless they are to be moved."""
+    wanted = call.body(Maintenance)
+    server = servers.find(call.parts.store, call.path["id"])
+    if wanted.evacuate:
+        evacuate(call.parts.jobs, server, by=call.principal.name, reason=wanted.reason or "")
+    server_states.set_maintenance(call.parts.store, server["id"], wanted.enabled, wanted.reason or "", call.principal.name)
+    return answer(servers.find(call.parts.store, server["id"]))
 
 
 def adopt(call: Call) -> Response:

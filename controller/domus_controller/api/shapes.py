@@ -5,13 +5,13 @@ from __future__ import annotations
 from domus_core.model.kind import Kind
 from domus_core.verbs import VERBS
 
+from ..store.servers import STATES
 from .bodies import ROLES
 from .schemas import Schema, reference
 
 JOB_KINDS = ("apply", *VERBS)
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 SEVERITIES = ("info", "warning", "error")
-SERVER_STATES = ("online", "offline", "unknown")
 TEXT: Schema = {"type": "string"}
 MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 FLAG: Schema = {"type": "boolean"}
@@ -64,7 +64,7 @@ def object_shape(kind: Kind, spec: str) -> Schema:
                 error={**TEXT, "description": "Why it failed."},
             )
         ),
-        stale={**FLAG, "description": "Its server is not online: this is what it told last."},
+        stale={**FLAG, "description": "Its server is not heard: this is what it told last."},
         etag=TEXT,
         sequence=NUMBER,
         changed_at=MAYBE_TIME,
@@ -97,7 +97,7 @@ SHAPES: dict[str, Schema] = {
         version=TEXT,
         database=TEXT,
         jobs=shape("Jobs that have not ended.", queued=NUMBER, running=NUMBER),
-        servers=shape("Servers by state.", online=NUMBER, offline=NUMBER, unknown=NUMBER),
+        servers={**shape("Servers by state."), "properties": dict.fromkeys(STATES, NUMBER)},
     ),
     "Me": shape("Who asks.", "name role permissions", name=TEXT, role=TEXT, permissions=list_of(TEXT)),
     "Any": {"type": "object", "description": "An OpenAPI document."},
@@ -117,13 +117,44 @@ SHAPES: dict[str, Schema] = {
         address=TEXT,
         port=NUMBER,
         serial=MAYBE_TEXT,
-        state={"enum": list(SERVER_STATES)},
+        state={
+            "enum": list(STATES),
+            "description": "running: it is heard; maintenance: it is, and gets no VMs; disconnected: silent for a while; offline: silent for long;"
+            " unknown: never heard, or not to be trusted.",
+        },
+        state_since={**MAYBE_TIME, "description": "Since when it is in this state."},
         last_seen=MAYBE_TIME,
+        maintenance={**FLAG, "description": "An administrator took it out of use: no VM is placed on it or moved to it."},
+        maintenance_reason=MAYBE_TEXT,
+        tags={**list_of(TEXT), "description": "Its labels, as the documents say."},
         version=MAYBE_TEXT,
+        behind={**FLAG, "description": "Its agent is older than the manager."},
         libvirt=MAYBE_TEXT,
         facts={"type": ["object", "null"]},
-        problem=MAYBE_TEXT,
+        problem={**MAYBE_TEXT, "description": "What is wrong with the agent, as it says itself."},
+        problems={**list_of(TEXT), "description": "All that is wrong, and what to do about it."},
         vms=NUMBER,
+        pool={**TEXT, "description": "Servers of one pool trust each other's libvirt."},
+        revoked={**FLAG, "description": "Its certificate is accepted no more."},
+        certificate_ends_at=MAYBE_TIME,
+        libvirt_certificate_ends_at=MAYBE_TIME,
+    ),
+    "Discovered": shape(
+        "What answers at an address; nothing was changed there.",
+        "address port fingerprint server owned ours",
+        address=TEXT,
+        port=NUMBER,
+        fingerprint={**TEXT, "description": "SHA-256 of the certificate that was shown, hexadecimal."},
+        server={**TEXT, "description": "Id of the server."},
+        name={**MAYBE_TEXT, "description": "Its host name, if it is free or ours."},
+        version=MAYBE_TEXT,
+        protocols={"type": ["array", "null"], "items": NUMBER},
+        owned=FLAG,
+        manager={**MAYBE_TEXT, "description": "Id of the manager that owns it, if its certificate says so."},
+        ours={**FLAG, "description": "This manager owns it."},
+        known_as={**MAYBE_TEXT, "description": "Its name at this manager."},
+        host_uuid=MAYBE_TEXT,
+        certificate_ends_at=MAYBE_TIME,
     ),
     "Job": shape(
         "Work that changes something, and how it ended.",
@@ -183,6 +214,16 @@ SHAPES: dict[str, Schema] = {
         expires_at=MAYBE_TIME,
         token=TEXT,
     ),
+    "Certificate": shape(
+        "A person's certificate; `certificate` is its PEM text, when it is made.",
+        serial=TEXT,
+        user=TEXT,
+        name=TEXT,
+        role={"enum": list(ROLES)},
+        created_at=TIME,
+        expires_at=TIME,
+        certificate=TEXT,
+    ),
     "User": shape("A person.", name=TEXT, role={"enum": list(ROLES)}, created_at=TIME, changed_at=MAYBE_TIME),
     "Acknowledgement": shape(
         "What the manager has stored.",
@@ -190,5 +231,7 @@ SHAPES: dict[str, Schema] = {
         acknowledged=NUMBER,
         revoked=list_of(shape("A certificate that is not to be accepted.", serial=TEXT, until={"type": "number"})),
         time={"type": "number"},
+        crl={**TEXT, "description": "Libvirt's revocation list, when it is newer than the server's."},
+        gone={**list_of(TEXT), "description": "With `crl`: servers whose sessions with libvirt are to end."},
     ),
 }

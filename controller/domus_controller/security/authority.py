@@ -1,15 +1,16 @@
-"""The manager's certificate authorities: one for servers (and those who talk to them), one for the web, one for people.
+"""The manager's certificate authorities: one for servers (and those who talk to them), one for libvirt, one for the web, one for people.
 
 Who a certificate is for is in its URI names: `urn:domus:server:<uuid>`, `urn:domus:manager:<id>`, `urn:domus:job:<id>` with one
-`urn:domus:for:<server uuid>` for each server the job may talk to. Keys are EC P-256 (RFC 5480), certificates follow RFC 5280.
+`urn:domus:for:<server uuid>` for each server the job may talk to, `urn:domus:owner:<manager id>` with that of a server. libvirt looks at
+the subject instead: `domus_core.clients.wire.libvirt_subjects`. Keys are EC P-256 (RFC 5480), certificates follow RFC 5280.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import ipaddress
 import time
+import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Callable, Optional
@@ -21,16 +22,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from domus_core.errors import DriverError, InvalidSpec
 
+from . import revocation
 from .files import alone, private_directory, told, write_private
 
 DAY = 86400.0
 AUTHORITY_SECONDS = 3650 * DAY
-CERTIFICATE_SECONDS = 365 * DAY
+CERTIFICATE_SECONDS = revocation.LONGEST_SECONDS
 # A certificate is renewed when it has less than this left.
 RENEWAL_SECONDS = 90 * DAY
-# A peer's clock may be behind by this much.
-SKEW = 3600.0
-SERVERS, WEB, PEOPLE = "servers", "web", "people"
+SERVERS, LIBVIRT, WEB, PEOPLE = "servers", "libvirt", "web", "people"
+AUTHORITIES = (SERVERS, LIBVIRT, WEB, PEOPLE)
+# The revocation list of what the authority for libvirt has signed.
+CRL = "libvirt.crl"
+QEMU_UNIT = "QEMU"
+OWNER_URN, PERSON_URN = "urn:domus:owner:", "urn:domus:person:"
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 
 
@@ -54,7 +59,7 @@ class Authority:
         """Make each authority that is not there. Raises DriverError when only half of one is there, or it has expired."""
         private_directory(self.directory)
         with alone(self.directory):
-            for name in (SERVERS, WEB, PEOPLE):
+            for name in AUTHORITIES:
                 present = [path.exists() for path in self._files(name)]
                 if not any(present):
                     self._make(name)
@@ -69,6 +74,11 @@ class Authority:
     def servers_ca_pem(self) -> str:
         """The certificate that agents, the manager's client certificate and jobs are checked against."""
         return self._certificate(SERVERS)
+
+    @property
+    def libvirt_ca_pem(self) -> str:
+        """The certificate that libvirt and QEMU of the servers check each other against; it has signed nothing else."""
+        return self._certificate(LIBVIRT)
 
     @property
     def web_ca_pem(self) -> str:
@@ -90,10 +100,37 @@ class Authority:
         """The file with `web_ca_pem`."""
         return self._files(WEB)[0]
 
-    def issue_server(self, csr_pem: str, server_id: str, addresses: Iterable[str] = ()) -> Issued:
-        """A certificate of one year for an agent; of its request only the key counts. Raises InvalidSpec."""
-        key = _requested_key(csr_pem)
-        return self._issue(SERVERS, key, server_id, [f"urn:domus:server:{server_id}"], addresses, (SERVER, CLIENT), CERTIFICATE_SECONDS)
+    def issue_server(self, csr_pem: str, server_id: str, addresses: Iterable[str] = (), owner: Optional[str] = None) -> Issued:
+        """A certificate of one year for an agent, which names the manager that owns it; of the request only the key counts. Raises InvalidSpec."""
+        uris = [f"urn:domus:server:{server_id}", *([f"{OWNER_URN}{owner}"] if owner else [])]
+        return self._issue(SERVERS, _requested_key(csr_pem), _subject(server_id), uris, addresses, (SERVER, CLIENT), CERTIFICATE_SECONDS)
+
+    def issue_libvirt(self, csr_pem: str, server_id: str, pool: str, names: Iterable[str]) -> Issued:
+        """A certificate of one year for the libvirt of a server: as a server under these names and addresses, as a client in its pool."""
+        return self._issue(LIBVIRT, _requested_key(csr_pem), _subject(server_id, pool), [], names, (SERVER, CLIENT), CERTIFICATE_SECONDS)
+
+    def issue_qemu(self, csr_pem: str, server_id: str, pool: str, names: Iterable[str]) -> Issued:
+        """The same for its QEMU, whose key a guest that broke out could read: with another subject, so that no libvirt accepts it."""
+        return self._issue(LIBVIRT, _requested_key(csr_pem), _subject(server_id, QEMU_UNIT, pool), [], names, (SERVER, CLIENT), CERTIFICATE_SECONDS)
+
+    def revoke_libvirt(self, serials: Iterable[str]) -> None:
+        """Add certificates (serial numbers in hex) to libvirt's revocation list, which is kept beside the keys."""
+        with alone(self.directory):
+            self._crl(serials)
+
+    def libvirt_crl(self) -> tuple[int, str]:
+        """Number and text (PEM) of libvirt's revocation list; a later one has a higher number."""
+        with alone(self.directory):
+            return self._crl(())
+
+    def _crl(self, serials: Iterable[str]) -> tuple[int, str]:
+        path, signer = self.directory / CRL, x509.load_pem_x509_certificate(self._certificate(LIBVIRT).encode())
+        known = revocation.read(path, signer)
+        fresh = [serial for serial in serials if known is None or serial not in revocation.serials(known)]
+        if known is None or fresh:
+            known = revocation.extended(known, fresh, signer, self._signing_key(LIBVIRT), self._clock())
+            write_private(path, revocation.text(known).encode(), 0o644)
+        return revocation.number(known), revocation.text(known)
 
     def issue_manager(self, manager_id: str) -> tuple[Path, Path]:
         """The files (certificate, key) of the manager as the agents' client; made anew when they are missing, another's, or about to expire."""
@@ -109,12 +146,16 @@ class Authority:
         """A certificate and key (PEM) for one job on these servers, its serial number and end; the key is kept nowhere here."""
         key = ec.generate_private_key(ec.SECP256R1())
         uris = [f"urn:domus:job:{job_id}", *(f"urn:domus:for:{server}" for server in server_ids)]
-        issued = self._issue(SERVERS, key.public_key(), job_id, uris, (), (CLIENT,), seconds)
+        issued = self._issue(SERVERS, key.public_key(), _subject(job_id), uris, (), (CLIENT,), seconds)
         return issued.pem, _key_text(key).decode(), issued.serial, issued.not_after
 
     def issue_person(self, csr_pem: str, name: str) -> Issued:
         """A certificate of one year for a person; of the request only the key counts. Raises InvalidSpec."""
-        return self._issue(PEOPLE, _requested_key(csr_pem), name, [f"urn:domus:person:{name}"], (), (CLIENT,), CERTIFICATE_SECONDS)
+        return self._issue(PEOPLE, _requested_key(csr_pem), _subject(name), [f"{PERSON_URN}{urllib.parse.quote(name)}"], (), (CLIENT,), CERTIFICATE_SECONDS)
+
+    def expires_at(self, name: str) -> float:
+        """The end of an authority, in seconds since 1970: what it has signed ends with it."""
+        return expires_at(self._certificate(name))
 
     def renewal_due(self, pem: str) -> bool:
         """Has the certificate less than 90 days left (or none)?"""
@@ -131,7 +172,7 @@ class Authority:
     def _make(self, name: str) -> None:
         certificate_path, key_path = self._files(name)
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Domus"), x509.NameAttribute(NameOID.COMMON_NAME, f"Domus {name} authority")])
+        subject = _subject(f"Domus {name} authority")
         builder = self._builder(subject, subject, key.public_key(), AUTHORITY_SECONDS)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(authority=True), critical=True)
@@ -147,7 +188,7 @@ class Authority:
         with alone(self.directory):
             if not self._still_good(certificate_path, key_path, authority, uris, names):
                 key = ec.generate_private_key(ec.SECP256R1())
-                issued = self._issue(authority, key.public_key(), subject, uris, names, usages, CERTIFICATE_SECONDS)
+                issued = self._issue(authority, key.public_key(), _subject(subject), uris, names, usages, CERTIFICATE_SECONDS)
                 write_private(key_path, _key_text(key))
                 write_private(certificate_path, issued.pem.encode(), 0o644)
         return certificate_path, key_path
@@ -167,7 +208,7 @@ class Authority:
         self,
         authority: str,
         key: ec.EllipticCurvePublicKey,
-        subject: str,
+        subject: x509.Name,
         uris: list[str],
         names: Iterable[str],
         usages: tuple[x509.ObjectIdentifier, ...],
@@ -175,11 +216,10 @@ class Authority:
     ) -> Issued:
         signer = x509.load_pem_x509_certificate(self._certificate(authority).encode())
         signing_key = self._signing_key(authority)
-        # RFC 5280 allows 64 characters; whom it is for is in the URI names.
-        common_name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Domus"), x509.NameAttribute(NameOID.COMMON_NAME, subject[:64])])
-        builder = self._builder(common_name, signer.subject, key, seconds)
+        builder = self._builder(subject, signer.subject, key, seconds)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(authority=False), critical=True)
+        if authority != LIBVIRT:  # libvirt and QEMU ask a key usage for key encipherment, which RFC 8813 forbids to EC keys
+            builder = builder.add_extension(_key_usage(authority=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         builder = builder.add_extension(_alternative_names(uris, names), critical=False)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
@@ -190,7 +230,7 @@ class Authority:
 
     def _builder(self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, seconds: float) -> x509.CertificateBuilder:
         now = self._clock()
-        start, end = (datetime.datetime.fromtimestamp(int(at), datetime.timezone.utc) for at in (now - SKEW, now + seconds))
+        start, end = revocation.moment(now - revocation.SKEW), revocation.moment(now + seconds)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
         return builder.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
 
@@ -255,6 +295,12 @@ def _requested_key(csr_pem: str) -> ec.EllipticCurvePublicKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         pass
     raise InvalidSpec(problem, object="certificate request", remedy="Expected PEM text with an EC P-256 key")
+
+
+def _subject(common_name: str, *units: str) -> x509.Name:
+    """RFC 5280 allows a common name 64 characters; but for libvirt, whom a certificate is for is in the URI names."""
+    attributes = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit) for unit in units]
+    return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Domus"), *attributes, x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
 
 
 def _alternative_names(uris: list[str], names: Iterable[str]) -> x509.SubjectAlternativeName:

@@ -19,9 +19,10 @@ from domus_core.errors import Forbidden, NotFound, Unauthorized
 from flask import Request
 
 from ..errors import Overloaded, Throttled
-from ..store import servers, tokens, users
+from ..store import person_certificates, tokens, trust, users
 from ..store.database import Store
 from . import passwords
+from .authority import PERSON_URN
 from .principal import Principal, may, role_for
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 OPEN, AGENT = "open", "agent"
 NOBODY = Principal("", "nobody")
 SERVER_URN = "urn:domus:server:"
+REMEDIES = {"server": "Take the server over again", "person": "Send a token, or name and password"}
 VERIFIED_SECONDS = 60.0
 FREE_TRIES = 4
 LONGEST_PENALTY = 30.0
@@ -76,7 +78,18 @@ class Gate:
         if scheme.lower() == "basic":
             _refuse_foreign_pages(request)
             return self._by_password(*_basic(value))
-        raise Unauthorized("nobody said who asks", remedy="Send a token as `Authorization: Bearer`, or name and password as Basic")
+        if not scheme and request.headers.get("X-Client-Verify") == "SUCCESS":
+            _refuse_foreign_pages(request)
+            return self._by_certificate(request.headers.get("X-Client-Cert", ""))
+        raise Unauthorized("nobody said who asks", remedy="Send a token as `Authorization: Bearer`, name and password as Basic, or show a certificate")
+
+    def _by_certificate(self, quoted: str) -> Principal:
+        """The person whose certificate nginx has checked, if it is one that was given to them and not revoked."""
+        name, serial = identify(quoted, PERSON_URN, "person")
+        found = person_certificates.authenticate(self._store, name, f"{serial:x}")
+        if found is None:
+            raise Unauthorized("the certificate is revoked, or was not given by this manager", remedy="Get another one: domus user certificate")
+        return found
 
     def _by_password(self, name: str, password: str) -> Principal:
         try:
@@ -128,9 +141,8 @@ class Gate:
         """The server whose current certificate nginx has checked; only nginx reaches the socket on which these headers are believed."""
         if request.headers.get("X-Client-Verify") != "SUCCESS":
             raise Unauthorized("no client certificate of a server was shown")
-        server_id, serial = identify(request.headers.get("X-Client-Cert", ""))
-        current = servers.serial(self._store, server_id)
-        if current is None or int(current, 16) != serial:
+        server_id, serial = identify(request.headers.get("X-Client-Cert", ""), SERVER_URN, "server")
+        if not trust.accepts(self._store, server_id, serial):
             raise Forbidden(
                 "the certificate is not the current one of a server of this manager", object=f"server {server_id}", remedy="Take the server over again"
             )
@@ -138,17 +150,20 @@ class Gate:
 
 
 @functools.lru_cache(maxsize=1024)
-def identify(quoted: str) -> tuple[str, int]:
-    """Return the server id and the serial number in a client certificate (PEM, percent-encoded). Raises Unauthorized, Forbidden."""
+def identify(quoted: str, prefix: str, kind: str) -> tuple[str, int]:
+    """Return whom a client certificate (PEM, percent-encoded) is for, as its one URI name with this prefix says, and its serial number.
+
+    Raises Unauthorized, Forbidden.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(urllib.parse.unquote(quoted).encode())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
         raise Unauthorized("the client certificate can not be read") from None
-    urns = [urn.removeprefix(SERVER_URN) for urn in names.get_values_for_type(x509.UniformResourceIdentifier) if urn.startswith(SERVER_URN)]
+    urns = [urn.removeprefix(prefix) for urn in names.get_values_for_type(x509.UniformResourceIdentifier) if urn.startswith(prefix)]
     if len(urns) != 1:
-        raise Forbidden("the certificate is not that of a server", remedy="Take the server over again")
-    return urns[0], certificate.serial_number
+        raise Forbidden(f"the certificate is not that of a {kind}", remedy=REMEDIES[kind])
+    return urllib.parse.unquote(urns[0]), certificate.serial_number
 
 
 def _basic(value: str) -> tuple[str, str]:
@@ -162,7 +177,7 @@ def _basic(value: str) -> tuple[str, str]:
 
 
 def _refuse_foreign_pages(request: Request) -> None:
-    """A browser sends Basic credentials by itself, also for a page of somebody else: that page must not act for the person."""
+    """A browser sends Basic credentials and certificates by itself, also for a page of somebody else: that page must not act for the person."""
     origin = request.headers.get("Origin")
     if origin is not None and urllib.parse.urlsplit(origin).netloc != request.host:
         raise Forbidden("the page that sends this is not of this manager", field="Origin", value=origin, remedy="Open the manager's own page, or use a token")

@@ -78,7 +78,7 @@ def restore(path: Path, directory: Path, opened: Callable[[], None] = lambda: No
         with translated(directory / FILE):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             partial = directory / f".{FILE}.partial"
-            with _alone(directory), _removed_on_failure(partial):
+            with stopped(directory), _removed_on_failure(partial):
                 for rest, source in sources.items():
                     with open(os.open(f"{partial}{rest}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
                         shutil.copyfileobj(source, file)
@@ -133,8 +133,8 @@ def _set_aside(directory: Path) -> Optional[Path]:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Nobody has the store open meanwhile."""
+def stopped(directory: Path) -> Iterator[None]:
+    """Nobody has the store in `directory` open meanwhile. Raises Busy."""
     with open(directory / LOCK, "a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from . import events
 from .conflicts import TWICE, conflicts, preferred
 from .database import Connection, Row, Store
 from .items import digest, next_sequence, refresh, refresh_all_gone, refresh_gone
-from .servers import known_server_id, offline
+from .servers import known_server_id, silent
 from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
 
 FILTERS = ("name", "server", "state", "site", "tag")
@@ -155,7 +155,7 @@ def find_text(store: Store, kind: str, id_or_name: str, server: Optional[str] = 
             raise _ambiguous(store, kind, id_or_name, rows)
         if rows:
             chosen = preferred([dict(row) for row in rows])
-            return _told(chosen["item"], chosen["server_id"] in offline(store))
+            return _told(chosen["item"], chosen["server_id"] in silent(store))
     raise NotFound("is not there", object=f"{kind} {id_or_name}", remedy=f"List the objects of kind {kind}")
 
 
@@ -193,8 +193,8 @@ def page_text(
         values += decode_cursor(cursor, str, int)
     rows = store.rows(f"{sql} ORDER BY {order} LIMIT ?", (*values, limit + 1))
     following = encode_cursor(rows[limit - 1]["name"], rows[limit - 1]["row"]) if len(rows) > limit else None
-    silent = offline(store)
-    return {"items": [_told(row["item"], row["server_id"] in silent) for row in rows[:limit]], "next": following, "since": latest}
+    unheard = silent(store)
+    return {"items": [_told(row["item"], row["server_id"] in unheard) for row in rows[:limit]], "next": following, "since": latest}
 
 
 def _told(item: str, stale: bool) -> str:
@@ -243,8 +243,8 @@ def _changes(store: Store, kind: str, limit: int, cursor: Optional[str], given: 
         (kind, after, *values, limit + 1),
     )
     last = rows[:limit][-1]["sequence"] if rows else after
-    silent = offline(store)
-    items = [_told(row["item"], row["server_id"] in silent) if row["deleted"] is None else _tombstone(row) for row in rows[:limit]]
+    unheard = silent(store)
+    items = [_told(row["item"], row["server_id"] in unheard) if row["deleted"] is None else _tombstone(row) for row in rows[:limit]]
     more = len(rows) > limit
     return {"items": items, "next": encode_cursor(last) if more else None, "since": last if more else max(last, latest)}
 

@@ -103,6 +103,19 @@ CREATE TABLE revoked (
 ) STRICT, WITHOUT ROWID;
 """
 
+CERTIFICATE_TABLES = """
+CREATE TABLE server_trust (
+    server_id TEXT PRIMARY KEY, pool TEXT NOT NULL DEFAULT 'default', ends_at REAL, next_serial TEXT, next_ends_at REAL,
+    libvirt INTEGER NOT NULL DEFAULT 0, libvirt_serial TEXT, qemu_serial TEXT, libvirt_ends_at REAL, libvirt_pool TEXT,
+    next_libvirt_serial TEXT, next_qemu_serial TEXT, next_libvirt_ends_at REAL, next_pool TEXT, told_serial TEXT, gone_at REAL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE person_certificates (
+    serial TEXT PRIMARY KEY, user TEXT NOT NULL REFERENCES users (name) ON DELETE CASCADE, name TEXT NOT NULL, role TEXT NOT NULL,
+    created_at REAL NOT NULL, expires_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX person_certificates_user ON person_certificates (user, serial);
+"""
+
 # One row per thing and step; counters are kept as they are, so a rate over any time is the difference of two rows.
 STATISTICS_TABLES = """
 CREATE TABLE latest (server_id TEXT PRIMARY KEY, at REAL NOT NULL, statistics TEXT NOT NULL, steps TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -135,6 +148,30 @@ def what_is_gone_and_what_failed(database: Database) -> None:
     database.execute("CREATE INDEX objects_drifted ON objects (kind, name, row) WHERE drifted = 1")
     database.execute("CREATE INDEX objects_gone ON objects (kind, key) WHERE deleted IS NOT NULL")
     database.execute("ALTER TABLE requests ADD COLUMN error TEXT")
+
+
+@MANAGER(name="certificates")
+def certificates(database: Database) -> None:
+    """Which certificates servers and people have. The row of a server outlives it, as long as a certificate of it could be good."""
+    _run(database, CERTIFICATE_TABLES)
+
+
+@MANAGER(name="states_of_servers")
+def states_of_servers(database: Database) -> None:
+    """What is known of a silent server, an administrator's maintenance mode, and facts apart: a heartbeat does not write them again."""
+    for column in (
+        "state_since REAL",
+        "maintenance INTEGER NOT NULL DEFAULT 0",
+        "maintenance_reason TEXT",
+        "diagnosis TEXT",
+        "distrusted INTEGER NOT NULL DEFAULT 0",
+    ):
+        database.execute(f"ALTER TABLE servers ADD COLUMN {column}")
+    database.execute("UPDATE servers SET state = CASE state WHEN 'online' THEN 'running' ELSE state END")
+    database.execute("CREATE TABLE server_facts (server_id TEXT PRIMARY KEY, host_uuid TEXT, facts TEXT NOT NULL) STRICT, WITHOUT ROWID")
+    database.execute("CREATE INDEX server_facts_host_uuid ON server_facts (host_uuid)")
+    database.execute("INSERT INTO server_facts SELECT id, json_extract(facts, '$.uuid'), facts FROM servers WHERE facts IS NOT NULL")
+    database.execute("UPDATE servers SET facts = NULL")
 
 
 @STATISTICS(name="first_tables")

@@ -81,7 +81,7 @@ def test_a_message_holds_what_the_contract_says(bench: Bench) -> None:
     assert message.pop("sent_at") > 0
     assert [record["seq"] for record in message.pop("records")] == [1]
     told = {"protocol": 1, "server": FakeOwnership.server_id, "epoch": bench.store.epoch, "version": "1.2.3", "libvirt": "up"}
-    assert message == {**told, "facts": None, "statistics": {"at": 1}, "problem": None}
+    assert message == {**told, "facts": None, "statistics": {"at": 1}, "problem": None, "tls": None}
     assert bench.store.unsent() == []
     assert last_heard(str(bench.directory)) is not None
 

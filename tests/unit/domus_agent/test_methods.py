@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from domus_agent.config import AgentConfig
 from domus_agent.connections import Connections
+from domus_agent.libvirt_tls import LibvirtTls
 from domus_agent.methods import METHODS, SUBMIT, Methods, Parameter, checked
 from domus_agent.operations import Operations
 from domus_agent.ownership import FREE, JOB, MANAGER, Caller, Ownership
@@ -21,7 +23,8 @@ FOR_ANYBODY = {"hello", "take_over"}
 def methods(tmp_path: Path) -> Methods:
     store, connections = AgentStore(str(tmp_path)), Connections("test:///default", str(tmp_path / "state"))
     ownership = Ownership(str(tmp_path), str(tmp_path / "state"), store)
-    return Methods(ownership, store, Operations(store, connections, lambda: ownership.server_id), connections, "1.2.3")
+    operations, libvirt_tls = Operations(store, connections, lambda: ownership.server_id), LibvirtTls(AgentConfig(directory=str(tmp_path)), store)
+    return Methods(ownership, store, operations, connections, "1.2.3", libvirt_tls)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -43,7 +46,7 @@ def test_no_other_method_is_there(methods: Methods, name: str) -> None:
 
 def test_hello_tells_who_the_server_is(methods: Methods) -> None:
     told = methods.call("hello", {}, Caller(FREE))
-    assert set(told) == {"server", "name", "version", "protocols", "owned", "manager", "csr", "problem"}
+    assert set(told) == {"server", "name", "version", "protocols", "owned", "manager", "csr", "problem", "host_uuid", "libvirt_csr"}
     assert (told["version"], told["owned"]) == ("1.2.3", False)
 
 

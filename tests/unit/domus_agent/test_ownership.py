@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,3 +187,66 @@ def test_serial_numbers_have_one_form() -> None:
     assert {normal_serial(text) for text in ("0AB1", "ab1", "0x0ab1")} == {"ab1"}
     with pytest.raises(InvalidSpec):
         normal_serial("serial")
+
+
+def owned(bench: Bench) -> dict[str, str]:
+    papers = bench.papers()
+    bench.own.take_over(**papers)
+    return papers
+
+
+def renewed(bench: Bench) -> str:
+    return bench.authority.sign(bench.own.renewal_request(), f"urn:domus:server:{bench.own.server_id}")
+
+
+def test_a_renewed_server_has_another_key_and_the_same_manager(bench: Bench) -> None:
+    owned(bench)
+    key, context, changes = bench.file("key.pem").read_text(), bench.own.context, []
+    bench.own.changed = lambda: changes.append(1)
+    certificate = renewed(bench)
+    bench.own.renew(certificate)
+    assert (bench.file("certificate.pem").read_text(), bench.own.manager, changes) == (certificate, ID, [1])
+    assert bench.file("key.pem").read_text() != key
+    assert bench.own.context is not context
+    assert bench.again().serial() == bench.own.serial()
+    assert "moving" not in bench.file("identity.json").read_text()
+
+
+@pytest.mark.parametrize("case", ["key", "server", "authority", "nonsense", "twice"])
+def test_a_renewal_that_does_not_fit_changes_nothing(bench: Bench, case: str) -> None:
+    owned(bench)
+    before = {path.name: path.read_text() for path in bench.file("").iterdir()}
+    request, urn = bench.own.renewal_request(), f"urn:domus:server:{bench.own.server_id}"
+    wrong = {
+        "key": lambda: bench.authority.issue([urn])[0],
+        "server": lambda: bench.authority.sign(request, "urn:domus:server:other"),
+        "authority": lambda: SmallAuthority("another").sign(request, urn),
+        "nonsense": lambda: "hello",
+        "twice": lambda: bench.authority.sign(request, urn),
+    }[case]()
+    if case == "twice":
+        bench.again()  # restarted: the key is forgotten
+    with pytest.raises((InvalidSpec, Conflict)):
+        bench.own.renew(wrong)
+    assert {path.name: path.read_text() for path in bench.file("").iterdir()} == before
+
+
+@pytest.mark.parametrize("done", range(6))
+def test_a_renewal_that_a_power_cut_ended_leaves_a_key_and_its_certificate(bench: Bench, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    owned(bench)
+    certificate, before = renewed(bench), bench.file("certificate.pem").read_text()
+    steps, replace = [0], os.replace
+
+    def cut(source: str, target: str) -> None:
+        if steps[0] == done:
+            raise KeyboardInterrupt
+        steps[0] += 1
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", cut)
+    with contextlib.suppress(KeyboardInterrupt):
+        bench.own.renew(certificate)
+    monkeypatch.setattr(os, "replace", replace)
+    own = bench.again()  # would raise if key and certificate did not belong together
+    assert bench.file("certificate.pem").read_text() == (certificate if done > 2 else before)
+    assert own.manager == ID

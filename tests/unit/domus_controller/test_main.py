@@ -15,7 +15,7 @@ import pytest
 from domus_controller.__main__ import main
 from domus_controller.deployment import nginx_command
 from domus_controller.security import passwords
-from domus_controller.store import tokens, users
+from domus_controller.store import servers, tokens, users
 from domus_controller.store.database import Store
 
 from tests.support.stack import install
@@ -28,6 +28,7 @@ class Machine:
 
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.directory, self._capsys = directory, capsys
+        directory.mkdir(exist_ok=True)
         self.configuration = directory / "manager.yml"
         data = {"directory": str(directory / "state"), "run_directory": str(directory / "run"), "web_port": 17002, "web_address": "127.0.0.1"}
         self.configuration.write_text(json.dumps(data))
@@ -198,3 +199,53 @@ def test_nginx_accepts_what_is_written(machine: Machine) -> None:
     path = machine.run("nginx-conf").strip()
     answer = subprocess.run([*nginx_command(path), "-t"], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_the_keys_make_a_new_machine_the_same_manager(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = (Machine(tmp_path / name, capsys) for name in ("old", "new"))
+    (tmp_path / "passphrase").write_text("correct horse battery\n")
+    words = ("--passphrase-file", str(tmp_path / "passphrase"))
+    old.run("init")
+    old.run("authority", "export", str(tmp_path / "keys"), *words)
+    old.run("backup", str(tmp_path / "copy.db"), "--keys", str(tmp_path / "more"), *words)
+    told = new.run("authority", "import", str(tmp_path / "more"), *words)
+    assert _manager_id(old) in told
+    assert _manager_id(new) == _manager_id(old)
+    assert "password: " in new.run("init")
+    for name in ("servers.key", "libvirt.crt", "web-ca.pem"):
+        assert (new.directory / "state" / name).read_bytes() == (old.directory / "state" / name).read_bytes()
+
+
+def test_keys_are_not_put_over_those_of_a_manager_with_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = (Machine(tmp_path / name, capsys) for name in ("old", "new"))
+    (tmp_path / "passphrase").write_text("correct horse battery\n")
+    words = ("--passphrase-file", str(tmp_path / "passphrase"))
+    old.run("init")
+    new.run("init")
+    old.run("authority", "export", str(tmp_path / "keys"), *words)
+    assert "--replace" in new.run("authority", "import", str(tmp_path / "keys"), *words, expected=1)
+    store = new.store()
+    servers.add(store, {"id": "a", "name": "srv1", "address": "192.0.2.1", "port": 8899})
+    store.close()
+    assert "another manager, which has 1 servers" in new.run("authority", "import", str(tmp_path / "keys"), "--replace", *words, expected=1)
+
+
+def test_keys_are_not_imported_while_the_manager_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = Machine(tmp_path / "old", capsys)
+    (tmp_path / "passphrase").write_text("correct horse battery\n")
+    words = ("--passphrase-file", str(tmp_path / "passphrase"))
+    machine.run("init")
+    machine.run("authority", "export", str(tmp_path / "keys"), *words)
+    store = machine.store()
+    try:
+        assert "Stop the manager first" in machine.run("authority", "import", str(tmp_path / "keys"), *words, expected=1)
+    finally:
+        store.close()
+
+
+def _manager_id(machine: Machine) -> str:
+    store = machine.store()
+    try:
+        return store.manager_id
+    finally:
+        store.close()

@@ -33,11 +33,15 @@ class AgentClient:
         certificate_path: str,
         key_path: str,
         timeout: float = TIMEOUT,
+        context: Optional[ssl.SSLContext] = None,
     ) -> None:
-        """`authority` is the servers' CA, as PEM or as the path of a file; `timeout` the seconds that an answer may take."""
+        """`authority` is the servers' CA, as PEM or as the path of a file; `timeout` the seconds that an answer may take.
+
+        Those who call many agents make the `context` once (`tls_context` of the same files), which costs as much as a handshake.
+        """
         self.place = f"agent {address}:{port}"
         self._address, self._port, self._server_id, self._timeout = address, port, server_id, timeout
-        self._context = _context(authority, certificate_path, key_path)
+        self._context = context or tls_context(authority, certificate_path, key_path)
         self._kept = threading.local()
         self._open: weakref.WeakSet[http.client.HTTPSConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -106,6 +110,27 @@ class AgentClient:
         return decode_answer(answer)
 
 
+def who_answers(address: str, port: int, authority: str, certificate_path: str, key_path: str, timeout: float = TIMEOUT) -> tuple[str, str]:
+    """Id of the server that answers there with a certificate of this authority, and the serial number (hexadecimal) of that certificate.
+
+    Raises Unreachable: nobody answers, or with another certificate.
+    """
+    place = f"agent {address}:{port}"
+    connection = http.client.HTTPSConnection(address, port, timeout=timeout, context=tls_context(authority, certificate_path, key_path))
+    try:
+        connection.connect()
+        shown: Mapping[str, Any] = connection.sock.getpeercert() or {}
+    except OSError as error:
+        raise _unreachable(place, error) from None
+    finally:
+        connection.close()
+    prefix = server_urn("")
+    ids = [name[len(prefix) :] for name in _uris(shown) if name.startswith(prefix)]
+    if len(ids) != 1:
+        raise Unreachable("its certificate is not that of a server", object=place, field="certificate", remedy="Is it a Domus agent that listens there?")
+    return ids[0], format(int(str(shown["serialNumber"]), 16), "x")
+
+
 class FirstContact:
     """One TLS connection to a server nobody has a certificate of: nothing is sent before its fingerprint was compared."""
 
@@ -120,8 +145,9 @@ class FirstContact:
             self._connection.close()
             raise _unreachable(self.place, error) from None
         self._connection.auto_open = 0  # what was compared is this connection, not the next one
-        #: SHA-256 of the certificate, hexadecimal
-        self.fingerprint = hashlib.sha256(self._connection.sock.getpeercert(binary_form=True) or b"").hexdigest()
+        #: the certificate that was shown (DER), which nobody has checked yet, and its SHA-256, hexadecimal
+        self.certificate = self._connection.sock.getpeercert(binary_form=True) or b""
+        self.fingerprint = hashlib.sha256(self.certificate).hexdigest()
 
     def require(self, fingerprint: str) -> None:
         """Trust the server if it has this fingerprint. Raises Conflict if it has another one."""
@@ -141,6 +167,13 @@ class FirstContact:
         """The method's result. Raises the agent's error, Unreachable, and Conflict unless the fingerprint was compared before."""
         if not self._trusted:
             raise Conflict("its fingerprint was not compared yet", object=self.place, remedy="Call require first")
+        return self._call(method, parameters)
+
+    def greet(self) -> dict[str, Any]:
+        """What a server says of itself to anybody, which is not to be trusted. Raises the agent's error, Unreachable."""
+        return dict(self._call("hello", {}))
+
+    def _call(self, method: str, parameters: Mapping[str, Any]) -> Any:
         try:
             return decode_answer(_exchange(self._connection, encode_request(method, parameters), self._timeout))
         except (OSError, http.client.HTTPException) as error:
@@ -157,7 +190,7 @@ class FirstContact:
         self.close()
 
 
-def _context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLContext:
+def tls_context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLContext:
     """TLS that trusts this CA only and shows this certificate. Raises NotFound or DriverError when they can not be read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # who it is stands in the certificate's URI: addresses change
@@ -174,7 +207,7 @@ def _context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLCon
 
 
 def _check_identity(certificate: Mapping[str, Any], server_id: str, place: str) -> None:
-    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+    names = _uris(certificate)
     if server_urn(server_id) not in names:
         raise Unreachable(
             "another server answers there",
@@ -183,6 +216,10 @@ def _check_identity(certificate: Mapping[str, Any], server_id: str, place: str) 
             value=", ".join(names),
             remedy=f"Expected {server_urn(server_id)}; is the server's address right?",
         )
+
+
+def _uris(certificate: Mapping[str, Any]) -> list[str]:
+    return [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
 
 
 def _exchange(connection: http.client.HTTPSConnection, body: bytes, timeout: float) -> bytes:
@@ -215,6 +252,7 @@ def _unreachable(place: str, error: BaseException) -> Unreachable:
         return Unreachable(
             f"its certificate is not one of this manager's servers: {error.verify_message}",
             object=place,
+            field="certificate",
             remedy="Is the server taken over by this manager? Are the clocks right? domus-agent status",
         )
     if isinstance(error, (ssl.SSLError, *_CLOSED)):

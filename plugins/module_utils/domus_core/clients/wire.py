@@ -25,6 +25,7 @@ PROTOCOLS = (1,)
 MOST_BYTES = 64 << 20
 # Carried out a second time, these do the same again, or nothing.
 NOT_IDEMPOTENT = frozenset({"take_over"})
+_ANY_UUID = "-".join("?" * length for length in (8, 4, 4, 4, 12))
 _INVITATION = re.compile(r"([0-9a-f]{64}):([0-9a-f]{32})")
 
 
@@ -82,6 +83,11 @@ def manager_urn(manager_id: str) -> str:
 def job_urns(job_id: str, server_ids: list[str]) -> list[str]:
     """The URIs that a job's certificate bears: its own, and one for each server it may talk to."""
     return [f"urn:domus:job:{job_id}", *(f"urn:domus:for:{server_id}" for server_id in server_ids)]
+
+
+def libvirt_subjects(pool: str) -> str:
+    """The pattern, for `tls_allowed_dn_list` of libvirtd.conf, of the certificates of a pool's servers as GnuTLS prints their subjects."""
+    return f"O=Domus,OU={pool},CN={_ANY_UUID}"
 
 
 def split_invitation(text: str) -> tuple[str, str]:

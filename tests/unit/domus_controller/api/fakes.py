@@ -13,7 +13,7 @@ from domus_controller.app import create_app
 from domus_controller.config import ManagerConfig
 from domus_controller.security import passwords
 from domus_controller.security.gate import Gate
-from domus_controller.store import jobs, objects, plans, servers, tokens, users
+from domus_controller.store import jobs, objects, person_certificates, plans, servers, tokens, users
 from domus_controller.store.database import Store
 from domus_core.errors import Conflict, DomusError
 from domus_core.model.document import parse_document
@@ -33,6 +33,10 @@ class FakeAgents:
         self.answers: dict[str, Any] = {"adopt": {"site": "default", "vms": []}, "resync": {"mark": 7}}
         self.failure: DomusError | None = None
         self.consoles: dict[str, Any] = {}
+        #: what `trust` is told, and what it tells a callback
+        self.heard: list[Any] = []
+        self.news: dict[str, Any] = {}
+        self.trust = self
 
     def call(self, server_id: str, method: str, parameters: dict[str, Any], timeout: float = 30) -> Any:
         self.calls.append((server_id, method, parameters))
@@ -40,8 +44,8 @@ class FakeAgents:
             raise self.failure
         return self.answers[method]
 
-    def take_over(self, name: str, address: str, port: int, secret: str) -> dict[str, Any]:
-        self.calls.append(("take_over", name, address, port, secret))
+    def take_over(self, name: str, address: str, port: int, secret: str, *, pool: str = "default", replace: bool = False) -> dict[str, Any]:
+        self.calls.append(("take_over", name, address, port, secret, pool, replace))
         if self.failure:
             raise self.failure
         return servers.add(self.store, {"id": str(uuid.uuid5(uuid.NAMESPACE_DNS, name)), "name": name, "address": address, "port": port, "serial": "1f"})
@@ -50,6 +54,31 @@ class FakeAgents:
         if self.failure:
             raise self.failure
         servers.remove(self.store, server_id)
+
+    def forget(self, server_id: str) -> None:
+        self.calls.append(("forget", server_id))
+        servers.remove(self.store, server_id)
+
+    def revoke(self, server_id: str) -> None:
+        self.calls.append(("revoke", server_id))
+        servers.set_serial(self.store, server_id, None)
+
+    def renew(self, server_id: str, pool: str | None) -> None:
+        self.call(server_id, "renew", {"pool": pool})
+
+    def heard_of(self, server_id: str, tls: Any) -> dict[str, Any]:
+        self.heard.append(tls)
+        return self.news
+
+    def certify(self, csr: str, user: str, name: str, role: str) -> dict[str, Any]:
+        users.find(self.store, user)
+        item = person_certificates.add(self.store, f"{len(person_certificates.list(self.store)) + 10:x}", user, name, role, self.store.now() + 1000)
+        return {**item, "certificate": "PEM"}
+
+    def discover(self, address: str, port: int) -> dict[str, Any]:
+        if self.failure:
+            raise self.failure
+        return {"address": address, "port": port, "fingerprint": "ab" * 32, "server": SERVER, "owned": False, "ours": False}
 
     def console(self, server_id: str, vm_uuid: str, *, force: bool = False) -> Any:
         if self.failure:

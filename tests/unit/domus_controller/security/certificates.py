@@ -30,3 +30,9 @@ def certificate_headers(server: str, serial: int) -> dict[str, str]:
     """What nginx adds to a request that came with the certificate of a server."""
     pem = certificate_pem((f"urn:domus:server:{server}",), serial)
     return {"X-Client-Verify": "SUCCESS", "X-Client-Cert": urllib.parse.quote(pem)}
+
+
+def person_headers(user: str, serial: int) -> dict[str, str]:
+    """What nginx adds to a request that came with the certificate of a person."""
+    pem = certificate_pem((f"urn:domus:person:{user}",), serial)
+    return {"X-Client-Verify": "SUCCESS", "X-Client-Cert": urllib.parse.quote(pem)}

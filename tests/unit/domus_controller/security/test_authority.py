@@ -207,7 +207,7 @@ def test_keys_are_private_and_made_once(authority: Authority) -> None:
     authority.issue_manager("m1")
     authority.issue_web(["a.example"])
     keys = list(authority.directory.glob("*.key"))
-    assert len(keys) == 5 and all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in keys)
+    assert len(keys) == 6 and all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in keys)
 
 
 def test_two_processes_that_start_at_once_make_one_authority(tmp_path: Path) -> None:

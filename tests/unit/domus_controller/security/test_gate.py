@@ -11,7 +11,7 @@ import pytest
 from domus_controller.errors import Throttled, headers_of
 from domus_controller.security import gate as gate_module
 from domus_controller.security import passwords
-from domus_controller.security.gate import FREE_TRIES, LONGEST_PENALTY, Gate, identify
+from domus_controller.security.gate import FREE_TRIES, LONGEST_PENALTY, SERVER_URN, Gate, identify
 from domus_controller.store import tokens, users
 from domus_controller.store.database import Store
 from domus_core.errors import Forbidden, Unauthorized
@@ -129,7 +129,7 @@ def quoted(*uris: str) -> str:
 
 
 def test_a_certificate_says_which_server_it_is() -> None:
-    assert identify(quoted("urn:domus:server:abc")) == ("abc", 7)
+    assert identify(quoted("urn:domus:server:abc"), SERVER_URN, "server") == ("abc", 7)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_a_certificate_says_which_server_it_is() -> None:
 )
 def test_other_certificates_are_no_servers(certificate: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        identify(certificate)
+        identify(certificate, SERVER_URN, "server")

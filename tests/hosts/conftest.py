@@ -1,0 +1,49 @@
+"""The lab of a run of tests, and hosts in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.hosts.lab.host import Host
+from tests.hosts.lab.lab import Lab, lab_name
+
+Hosts = Callable[..., list[Host]]
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """A lab of this run's own. It begins by removing what a killed run left, and ends with nothing left (KEEP=1: with everything left)."""
+    made = Lab(lab_name("tests"))
+    made.claim()
+    made.destroy()
+    try:
+        yield made.up()
+    finally:
+        if not os.environ.get("KEEP"):
+            made.destroy()
+
+
+@pytest.fixture
+def hosts(lab: Lab) -> Iterator[Hosts]:
+    """`hosts(3)`: three new hosts that are up, for one test; `hosts(1, kind="machine")`: one with a kernel of its own. Options are those of Traits."""
+    yield from _factory(lab)
+
+
+@pytest.fixture(scope="module")
+def module_hosts(lab: Lab) -> Iterator[Hosts]:
+    """As `hosts`, for all tests of a module."""
+    yield from _factory(lab)
+
+
+def _factory(lab: Lab) -> Iterator[Hosts]:
+    with contextlib.ExitStack() as stack:
+
+        def make(count: int = 1, **options: Any) -> list[Host]:
+            return stack.enter_context(lab.fresh(count, **options))
+
+        yield make
