@@ -94,6 +94,9 @@ _SERVERS = (
 )
 
 _VMS = (
+    Route("POST", f"{API}/vms/{{id}}/migrate", "migrate_vm", work.migrate_vm, OPERATE,
+          "Move a VM to another server while it runs. With `check` only say whether and how it would get there.",
+          {202: JOB[202], 200: Answer("The job has ended; or with `check` the answer.", "JobOrCheck")}, (SERVER, WAIT, REASON, given.CHECK), "Migrate"),
     Route("GET", f"{API}/vms/{{id}}/statistics", "show_vm_statistics", system.show_statistics, READ, "What was measured of a VM.", shows("Statistics"),
           (*given.SPAN, SERVER)),
     Route("GET", f"{API}/vms/{{id}}/console", "open_vm_console", system.show_console, OPERATE, "The serial console, as a WebSocket of binary frames.",

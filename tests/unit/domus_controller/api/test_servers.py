@@ -18,7 +18,7 @@ WANTED = {"name": "srv9", "address": "192.0.2.9", "secret": SECRET}
 def test_a_server_is_taken_over_shown_and_released(manager: Manager) -> None:
     answer = manager.call("POST", "/api/v1/servers", json=WANTED)
     assert (answer.status_code, answer.json["name"]) == (201, "srv9")
-    assert manager.agents.calls == [("take_over", "srv9", "192.0.2.9", 8899, SECRET, "default", False)]
+    assert manager.agents.calls == [("take_over", "srv9", "192.0.2.9", 8899, SECRET, None, False)]
     assert manager.get(answer.headers["Location"])["state"] == "unknown"
     assert len(manager.get("/api/v1/servers")["items"]) == 3
     assert manager.call("DELETE", "/api/v1/servers/srv9").status_code == 204
