@@ -11,6 +11,7 @@ from domus_core.errors import DomusError
 from ..output import Output, key, moment
 from .common import completes, connect, limit_option, listed, with_output
 from .server_facts import FACTS
+from .server_statistics import statistics_command
 
 SERVERS = "/api/v1/servers"
 
@@ -62,6 +63,9 @@ DISCOVERED_FIELDS = [
 @click.group("server")
 def server_group() -> None:
     """Servers: the machines that VMs run on."""
+
+
+server_group.add_command(statistics_command)
 
 
 @server_group.command("list")
