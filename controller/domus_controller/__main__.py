@@ -209,8 +209,8 @@ def _status(config: ManagerConfig, options: argparse.Namespace) -> int:
     store = Store(config.directory)
     try:
         known, unfinished = servers.all(store), jobs.unfinished(store)
-        online = sum(server["state"] == servers.ONLINE for server in known)
-        _say(f"manager {store.manager_id} at {config.url}\nservers {len(known)}, online {online}\njobs unfinished {len(unfinished)}")
+        online = sum(server["state"] in servers.CONNECTED for server in known)
+        _say(f"manager {store.manager_id} at {config.url}\nservers {len(known)}, heard {online}\njobs unfinished {len(unfinished)}")
     finally:
         store.close()
     answering = {"api": _answers(config.socket), "runner": _answers(config.runner_socket)}

@@ -187,6 +187,10 @@ object:
       description: Whether Domus made it.
       returned: when the object exists
       type: bool
+    repository_uuid:
+      description: The UUID of the shared repository that it lies in.
+      returned: when the object exists
+      type: str
 """
 
 from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_resource_module

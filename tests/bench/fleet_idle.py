@@ -32,7 +32,7 @@ def measure(directory: Path) -> Iterator[str]:
         spent = time.monotonic() - began
         shares = {name: (sum(map(cpu_seconds, pids[name])) - before[name]) / spent * 100 for name in names}
         memory = {name: sum(map(memory_of, pids[name])) / 1e6 for name in names}
-        online = sum(one["state"] == "online" for one in stack.client.pages("/api/v1/servers"))
+        online = sum(one["state"] == "running" for one in stack.client.pages("/api/v1/servers"))
         if online != SERVERS:
             raise RuntimeError(f"{online} servers are online")
     finally:

@@ -18,9 +18,10 @@ from .model.kind import is_absent
 from .model.kinds import KINDS
 from .model.snapshot import Found, Snapshot
 from .model.virtual_disk import own_disk_name
+from .planning.comparison import compare
 from .planning.live import waiting_after, waiting_now
 from .planning.reconcile import Plan, plan
-from .planning.steps import DELETE, KILL, STOP, Change, Step
+from .planning.steps import CREATE, DELETE, KILL, STOP, Change, Step
 
 WORKERS = 4
 PATIENCE = 60.0
@@ -202,9 +203,21 @@ def _carry_out(
         _refuse_orphan(result, failed)
         before = snapshot.find(result.kind, result.key)
         if driver.fingerprint(result.kind, result.key) != (before.fingerprint if before else ""):
+            if before is None and _is_made_already(result, driver):
+                result.steps = ()
+                return
             raise Conflict("has changed since it was read", remedy="Apply again")
 
     take_steps(result, driver, site, progress, cancelled, check)
+
+
+def _is_made_already(result: ObjectResult, driver: Driver) -> bool:
+    """Has another server just made the same in a shared repository? A document goes to all servers at once."""
+    step = result.steps[-1]
+    if (result.kind, step.action, len(result.steps)) != ("virtual_disk", CREATE, 1):
+        return False
+    found = driver.read_one(result.kind, result.key)
+    return found is not None and found.state.made_by_domus and found.state.owner == step.uuid and not compare(step.spec, found.spec)
 
 
 def take_steps(result: ObjectResult, driver: Driver, site: str, progress: Progress, cancelled: Question, check: Callable[[], None] = lambda: None) -> None:

@@ -11,6 +11,7 @@ from ..model.fields import given, make, merge
 from ..model.repository import TEMPLATES
 from ..model.vm import VmSpec
 from ..model.vm_devices import CdromSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
+from ..storage_connect.reach import NotAnswering
 from .image_header import inspect
 from .places import Places
 from .vm_record import VmRecord
@@ -107,11 +108,20 @@ def _disk(element: Any, record: VmRecord, places: Places) -> DiskSpec:
     name = record.names("disks").get(target, target)
     path = source_of(element)
     values = {"name": name, "cache": "default", **read_fields(element, DiskSpec)}
-    values |= {"file": places.place(path), "size": size_of(path, values.get("format", "raw")) if path else None}
     asked = next((disk for disk in (record.spec and record.spec.disks) or () if disk.name == name), None)
+    values |= {"file": places.place(path), "size": _size(path, values.get("format", "raw"), places, asked) if path else None}
     if asked is not None:
         values |= {field: getattr(asked, field) for field in DISK_ONLY_RECORDED}
     return make(DiskSpec, {field: value for field, value in values.items() if value is not None})
+
+
+def _size(path: str, format: str, places: Places, asked: Optional[DiskSpec]) -> Optional[int]:
+    """The size of an image; of one that can not be reached, that which was asked for."""
+    try:
+        size: Optional[int] = places.reach(path, lambda: size_of(path, format))
+        return size
+    except NotAnswering:
+        return asked.size if asked is not None else None
 
 
 def size_of(path: str, format: str) -> Optional[int]:
