@@ -10,7 +10,7 @@ from typing import Any, Optional
 from urllib.parse import quote
 
 from .domus_core.clients.manager import ENDED, ManagerClient
-from .domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable, error_from_dict
+from .domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable, Unsupported, error_from_dict
 from .module_manager import manager_of
 
 SERVERS = "/api/v1/servers"
@@ -47,6 +47,8 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
     before, after = (f"maintenance: {str(value).lower()}" for value in (there, wanted))
     if there == wanted and not left:
         return told(False, found, before, after)
+    if check and left:
+        _refuse_to_guess(name, left)
     if not check:
         answer = manager.put(f"{server_path(name)}/maintenance", _maintenance(parameters))
         _wait_for_job(manager, answer, int(parameters["wait_timeout"]))
@@ -54,6 +56,12 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
         if wanted and evacuate and (left := vms_there(manager, name, RUNNING)):
             raise Conflict("VMs run there still", object=f"server {name}", value=", ".join(left), remedy="See why they could not move: domus job list")
     return told(True, found, before, after)
+
+
+def _refuse_to_guess(name: str, left: list[str]) -> None:
+    """Check mode must not foretell what the manager has not said. Raises Unsupported."""
+    remedy = "Move or stop them first, or leave them where they are: without evacuate"
+    raise Unsupported("the manager does not say beforehand whether its VMs can move", object=f"server {name}", value=", ".join(left), remedy=remedy)
 
 
 def _maintenance(parameters: Mapping[str, Any]) -> dict[str, Any]:
