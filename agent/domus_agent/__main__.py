@@ -56,7 +56,9 @@ def parser() -> CommandLine:
 
     add("serve", commands.serve, "Be the agent; systemd runs this.")
     add("status", commands.status, "Who this server is, whose it is, and how agent, libvirt and manager are.")
-    add("secret", commands.secret, "The one-time secret with which a manager takes this server over.")
+    add("secret", commands.secret, "The one-time secret with which a manager takes this server over.").add_argument(
+        "--rescue", action="store_true", help="when its manager is lost for good: let another take it over, once and within an hour; VMs do not notice"
+    )
     listing = add("list", commands.list_objects, "List the objects of this server.")
     listing.add_argument("kind", nargs="?", choices=tuple(BY_NAME), default="vm", help="their kind (default: %(default)s)")
     for verb in VERBS.values():

@@ -66,6 +66,7 @@ class Callbacks:
         self._told_facts: Optional[dict[str, Any]] = None
         self._wake = threading.Event()
         self._end = threading.Event()
+        self._go_on = threading.Event()
         self._connection: Optional[http.client.HTTPSConnection] = None
         self._connected_for: Optional[ssl.SSLContext] = None
         self._failures = 0
@@ -80,18 +81,26 @@ class Callbacks:
         """There is something to send."""
         self._wake.set()
 
+    def begin_anew(self) -> None:
+        """Another manager listens, or the same elsewhere: how often the last one failed to answer counts no more."""
+        self._failures = 0
+        self._go_on.set()
+        self._wake.set()
+
     def stop(self) -> None:
         """Send what there is once more if the manager listens, then no more."""
         self._end.set()
+        self._go_on.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(LAST_SECONDS)
 
     def _run(self) -> None:
         while not self._end.is_set():
+            self._go_on.clear()
             pause = self._step()
-            if pause:
-                self._end.wait(pause)
+            if pause and not self._end.is_set():
+                self._go_on.wait(pause)
         if self._ownership.owned and not self._failures:
             self._step()
         self._disconnect()

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
@@ -32,6 +33,8 @@ from .ownership import Ownership, read_identity
 from .store import AgentStore
 
 DONE, FAILED, CHANGES = 0, 1, 2
+# The agent looks every 5 s whether it is to be rescued.
+RESCUE_PATIENCE = 15.0
 
 
 def serve(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -68,14 +71,48 @@ def status(config: AgentConfig, options: argparse.Namespace) -> int:
 
 
 def secret(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Print `fingerprint:secret`, with which a manager takes this server over. Raises Conflict on a server that has one."""
+    """Print `fingerprint:secret`, with which a manager takes this server over.
+
+    Raises Conflict on a server that has one, unless it is to be rescued from it.
+    """
     with _database(config) as store:
         ownership = Ownership(config.directory, config.state_directory, store)
         invitation = ownership.invitation()
+        if invitation is None and options.rescue:
+            invitation = ownership.rescue()
+            _remark_rescue(config, ownership, invitation)
         if invitation is None:
-            raise Conflict("belongs to a manager already", object="server", value=ownership.url, remedy="Have that manager release it first")
+            remedy = "Have that manager release it first; if it is lost for good: domus-agent secret --rescue"
+            raise Conflict("belongs to a manager already", object="server", value=ownership.url, remedy=remedy)
     print_text(json.dumps({"secret": invitation}) if options.output == "json" else invitation)
     return DONE
+
+
+def _remark_rescue(config: AgentConfig, ownership: Ownership, invitation: str) -> None:
+    """Say what the secret is good for, once the running agent takes it."""
+    remark(f"for an hour another manager may take this server over with it, once; until then it belongs to {ownership.url}")
+    if not is_serving(config.directory):
+        remark("the agent does not run: it takes the secret once it does")
+        return
+    deadline = time.monotonic() + RESCUE_PATIENCE
+    while not _takes(config, invitation):
+        if time.monotonic() > deadline:
+            remark("the agent does not take it yet; look at its log: journalctl -u domus-agent")
+            return
+        time.sleep(0.2)
+
+
+def _takes(config: AgentConfig, invitation: str) -> bool:
+    """Does the agent answer somebody without a certificate?"""
+    from domus_core.clients.agent import AgentClient
+    from domus_core.clients.wire import split_invitation
+
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.address, config.address)
+    try:
+        with AgentClient.peek(address, config.port, split_invitation(invitation)[0], timeout=RESCUE_PATIENCE) as contact:
+            return bool(contact.call("hello")["csr"])
+    except DomusError:
+        return False
 
 
 def list_objects(config: AgentConfig, options: argparse.Namespace) -> int:

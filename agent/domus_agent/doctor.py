@@ -22,8 +22,11 @@ from domus_core.libvirt_driver.bounded import bounded
 from domus_core.libvirt_driver.connection import connect
 from domus_core.libvirt_driver.kvm_probe import usable_kvm
 from domus_core.libvirt_driver.registry import Registry
+from domus_core.libvirt_driver.repository import registered_places
 from domus_core.libvirt_driver.server import read_server
 from domus_core.model.quantities import format_size
+from domus_core.model.repository import RepositorySpec, RepositoryState
+from domus_core.storage_connect.storage import Storage
 
 from .commands import is_serving
 from .config import AgentConfig
@@ -168,10 +171,26 @@ def _room(config: AgentConfig) -> _Told:
 
 
 def _places(config: AgentConfig) -> Iterable[str]:
-    registry = Registry(os.path.join(config.state_directory, "objects"))
     yield from (config.directory, config.state_directory)
-    for name in registry.names("repository"):
-        yield str((registry.read("repository", name) or {}).get("path") or "")
+    yield from (str(spec.path) for spec, state in _repositories(config).values() if state.available and not (spec.nfs and spec.nfs.read_only))
+
+
+def _repositories(config: AgentConfig) -> dict[str, tuple[RepositorySpec, RepositoryState]]:
+    """All registered repositories as they are, also those whose server does not answer."""
+    storage = Storage()
+    known = registered_places(Registry(os.path.join(config.state_directory, "objects")), storage).repositories
+    return storage.measure_all({name: (spec, "") for name, spec in known.items()})
+
+
+def _storage(config: AgentConfig) -> _Told:
+    lost = [f"{name}: {state.problem or 'its directory is not there'}" for name, (dummy, state) in _repositories(config).items() if not state.available]
+    if not lost:
+        return (OK, "all repositories are there", "")
+    return (
+        FAIL,
+        "; ".join(lost),
+        "Is the NFS server up? Everything goes on by itself once it answers; if it never will: state: absent with force_unmount: true",
+    )
 
 
 def _clock(config: AgentConfig) -> _Told:
@@ -248,6 +267,7 @@ CHECKS: dict[str, Callable[[AgentConfig], _Told]] = {
     "libvirt": _libvirt,
     "qemu": _qemu,
     "kvm": _kvm,
+    "repositories": _storage,
     "disk space": _room,
     "clock": _clock,
     "certificate": _certificate,

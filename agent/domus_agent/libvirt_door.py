@@ -15,7 +15,9 @@ from domus_core.errors import DriverError
 from .service import SYSTEMD
 
 PORT = 16514
-SOCKET, LOCAL, SERVICE, SERVER = "libvirtd-tls.socket", "libvirtd.socket", "libvirtd.service", "libvirtd"
+SOCKET, SERVICE, SERVER = "libvirtd-tls.socket", "libvirtd.service", "libvirtd"
+# Whoever connects to one of these meanwhile (the agent itself, at the latest) would start libvirtd again.
+LOCAL_SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
 COMMAND_SECONDS, ANSWER_SECONDS = 60.0, 30.0
 _CLIENT_LINE = re.compile(r"^\s*(\d+)\s+tls\b", re.MULTILINE)
 _SUBJECT_LINE = re.compile(r"^\s*\S*x509_dname\s*:\s*(.*)$", re.MULTILINE)
@@ -42,12 +44,11 @@ def close_door() -> None:
 
 
 def _pause_while(word: str, sockets: Sequence[str]) -> None:
-    # Without its local socket nobody wakes libvirtd up meanwhile; the network's is bound to that.
-    _run("systemctl", "stop", SERVICE, LOCAL, SOCKET)
+    _run("systemctl", "stop", SERVICE, *LOCAL_SOCKETS, SOCKET)
     try:
         _run("systemctl", word, SOCKET)
     finally:
-        _run("systemctl", "start", LOCAL, *sockets, SERVICE)
+        _run("systemctl", "start", *LOCAL_SOCKETS, *sockets, SERVICE)
 
 
 def reload_certificates() -> None:

@@ -16,6 +16,7 @@ from domus_core.errors import DomusError, Unreachable
 from domus_core.libvirt_driver.connection import separate, told
 from domus_core.libvirt_driver.driver import LibvirtDriver
 from domus_core.libvirt_driver.virtual_disk import read_virtual_disks
+from domus_core.storage_connect.reach import NotAnswering
 
 from .addresses import AddressBook
 from .config import AgentConfig
@@ -24,6 +25,7 @@ from .domain_states import Domain, differences, list_domains
 from .forced_changes import take_forced_changes
 from .libvirt_events import BACK, LOST, LibvirtEvents, Seen
 from .memory import give_back
+from .repository_watch import RepositoryWatch
 from .store import AgentStore
 
 SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS, TIDY_SECONDS = 30.0, 1.0, 600.0, 5.0, 2.0, 10.0
@@ -49,6 +51,7 @@ class Observer:
         self._busy = busy
         self._seen: queue.SimpleQueue[Optional[Seen]] = queue.SimpleQueue()
         self._events = LibvirtEvents(config.uri, self._seen.put)
+        self._repositories = RepositoryWatch(config.state_directory, self._seen.put, self._look_at)
         self._damper = Damper()
         self._addresses = AddressBook(self._look_up, self._address_changed)
         self._domains: Optional[dict[str, Domain]] = None
@@ -80,6 +83,7 @@ class Observer:
         self._recall()
         self._events.start()
         self._addresses.start()
+        self._repositories.start()
         for thread in self._threads:
             thread.start()
 
@@ -90,6 +94,7 @@ class Observer:
             self._condition.notify_all()
         self._seen.put(None)
         self._addresses.stop()
+        self._repositories.stop()
         self._events.stop()
         for thread in self._threads:
             if thread.is_alive():
@@ -160,7 +165,7 @@ class Observer:
     def _object(self, seen: Seen) -> Optional[dict[str, str]]:
         if not seen.object_kind:
             return None
-        id = seen.uuid if seen.object_kind == "vm" else identity(seen.object_kind, seen.name, None, self._server_id)
+        id = seen.uuid if seen.uuid and seen.object_kind in ("vm", "repository") else identity(seen.object_kind, seen.name, None, self._server_id)
         return {"kind": seen.object_kind, "key": seen.name, "id": id}
 
     # --- what is to be looked at
@@ -295,6 +300,8 @@ class Observer:
         try:
             found = driver.read_one(kind, key)
             return None if found is None else describe(kind, key, found, self._server_id)
+        except NotAnswering:  # what was told of it last stands until it can be read again
+            return _UNREADABLE
         except Unreachable:
             raise
         except DomusError as error:
@@ -312,7 +319,9 @@ class Observer:
 
     def _recall(self) -> None:
         """What the manager was told before this agent was started: differences to that have happened meanwhile."""
-        for description in self._store.objects():
+        descriptions = self._store.objects()
+        self._repositories.recall(descriptions)
+        for description in descriptions:
             kind, key = description["kind"], description["key"]
             self._ids[(kind, key)] = description["id"]
             self._domains = {} if self._domains is None else self._domains

@@ -1,7 +1,8 @@
 """Whose this server is: its identity, the one-time secret of a free server, its manager, and who may call what.
 
-Identity and trust are files (directory/identity), written so that a crash at any moment leaves the server either free or owned:
-identity.json is the switch and is written last. They do not depend on the database.
+Identity and trust are files (directory/identity), written so that a crash at any moment leaves the server either free or owned by one
+manager: what changes together is laid beside first (NAME.next), then identity.json says so (the switch), then it takes its place, which
+whoever starts next completes. They do not depend on the database.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from urllib.parse import urlsplit
 
 from domus_core import owner
 from domus_core.clients.wire import manager_urn, server_urn
-from domus_core.errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, Unauthorized
+from domus_core.errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, TooLarge, Unauthorized
 
+from . import rescue
 from .config import VARIABLE
+from .rescue import WRONG_TRIES, Rescue
 from .service import advice
 from .store import AgentStore
 
-WRONG_TRIES = 5
 FREE, JOB, MANAGER = "free", "job", "manager"
 # What a switch lays beside, and where identity.json says which files are to take their place.
 NEXT, MOVING = ".next", "moving"
+NOTES, MOST_NOTES = "notes.json", 16 << 10
 _JOB, _FOR = "urn:domus:job:", "urn:domus:for:"
 
 
@@ -47,7 +50,7 @@ class Caller:
 
 
 class Ownership:
-    """The identity of this server. `changed` is called after each take-over and release, and when its certificate was renewed.
+    """The identity of this server. `changed` is called after each take-over, release and renewal, and when the manager moved.
 
     `context` is the TLS of the door, a new object after each change (one can learn a CA, but not forget it): what was connected
     with an earlier one counts no more.
@@ -67,6 +70,8 @@ class Ownership:
         self._identity: dict[str, Any] = self._load()
         with contextlib.suppress(OSError, DomusError):  # on a full disk the files are in place at least; the next switch asks again
             self._complete()
+            self._mark()
+        self._rescue: Optional[Rescue] = None
         self._revoked = self._load_revoked()
         if not self.owned and not os.path.exists(self._path("secret")):
             self._become_free()
@@ -105,18 +110,47 @@ class Ownership:
         """`fingerprint:secret`, with which a manager takes a free server over; None on an owned one."""
         return None if self.owned else f"{self.fingerprint()}:{self._read('secret').strip()}"
 
-    def certificate_request(self) -> Optional[str]:
-        """A free server's certificate signing request (PEM); None on an owned one."""
+    def rescue(self) -> str:
+        """Let a new manager take this server over from the one that is lost, once and within an hour; return its `fingerprint:secret`.
+
+        A running agent sees it within seconds (`look`). Until the take-over nothing changes for the old manager.
+        """
+        opened = rescue.new_rescue(str(self.manager), self._clock())
+        self._write(rescue.FILE, json.dumps(dataclasses.asdict(opened)))
+        return f"{self.fingerprint()}:{opened.secret}"
+
+    def look(self) -> bool:
+        """See whether root has opened the way for another manager, or it has ended; is `context` another one because of that?"""
         with self._lock:
-            if not self.owned and self._request is None:
+            before, self._rescue = self._rescue, rescue.read_rescue(self.directory, self.manager, self._clock())
+            if self._rescue is None and before is None:
+                return False
+            if self._rescue is not None and (before is None or before.secret != self._rescue.secret):
+                self._store.add_event("server.rescue_opened", severity="warning", data={"user": self._rescue.user, "until": self._rescue.until})
+            if (before is None) == (self._rescue is None):
+                return False
+            self.context = self._server_context()
+            return True
+
+    @property
+    def inviting(self) -> bool:
+        """May a manager take this server over now: is it free, or was it opened for a rescue?"""
+        return not self.owned or (self._rescue is not None and self._clock() < self._rescue.until)
+
+    def certificate_request(self) -> Optional[str]:
+        """The certificate signing request (PEM) of a server that may be taken over, else None."""
+        with self._lock:
+            if self.inviting and self._request is None:
                 from . import certificates
 
                 self._request = certificates.request(self._read("key.pem"), server_urn(self.server_id))
-            return None if self.owned else self._request
+            return self._request if self.inviting else None
 
     def caller(self, certificate: Optional[Mapping[str, Any]]) -> Caller:
         """Who shows this (verified) certificate. Raises Forbidden, Unauthorized: another's, ended or revoked."""
         if not self.owned:
+            return Caller(FREE)
+        if not certificate and self.inviting:
             return Caller(FREE)
         if not certificate:
             raise Unauthorized("this server belongs to a manager and answers only with a certificate of it", remedy="Ask through the manager")
@@ -149,20 +183,22 @@ class Ownership:
     def take_over(self, *, secret: str, manager: str, url: str, authority: str, callback_authority: str, certificate: str, name: str) -> dict[str, Any]:
         """Belong to a manager from now on. Raises Conflict, Unauthorized (wrong secret), InvalidSpec; then nothing has changed."""
         with self._lock:
-            if self.owned:
+            if not self.inviting:
                 raise Conflict("this server belongs to a manager already", field="manager", value=self.manager, remedy="Have that one release it")
             self._check_secret(secret)
             _check_url(url)
             self._check_certificates(authority, callback_authority, certificate)
-            self._write("authority.pem", authority)
-            self._write("callback_authority.pem", callback_authority)
-            self._write("certificate.pem", certificate)
+            before = self.manager
             owner.mark(self.state_directory, manager, url)
-            self._put_identity({"server": self.server_id, "manager": manager, "url": url, "name": name})
-            self._remove("secret")
-            self._wrong = 0
+            self._switch(
+                {"server": self.server_id, "manager": manager, "url": url, "name": name},
+                {"authority.pem": authority, "callback_authority.pem": callback_authority, "certificate.pem": certificate},
+            )
+            self._forget_before(before)
             self.context = self._server_context()
         self._store.begin_epoch()
+        if before is not None:
+            self._store.add_event("server.rescued", severity="warning", data={"from": before})
         self.changed()
         return {"server": self.server_id}
 
@@ -194,17 +230,47 @@ class Ownership:
             certificates.check_signed(certificate, authority, server_urn(self.server_id))
             certificates.check_issued(certificate, authority, self._renewing[0])
             self._switch(self._identity, {"certificate.pem": certificate, "key.pem": self._renewing[0]})
-            self._renewing = None
+            self._renewing, self._request = None, None
             self.context = self._server_context()
         self.changed()
+
+    def readdress(self, *, url: str, callback_authority: str) -> dict[str, Any]:
+        """The same manager hears callbacks elsewhere from now on. Raises InvalidSpec; then nothing has changed."""
+        with self._lock:
+            _check_url(url)
+            _check_authority(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "callback_authority", callback_authority)
+            if url == self.url and callback_authority == self._read("callback_authority.pem"):
+                return {"changed": False}
+            before = self.url
+            self._switch({**self._identity, "url": url}, {"callback_authority.pem": callback_authority})
+            self.context = self._server_context()  # the callbacks' connection is made anew with it
+        self._store.add_event("server.manager_moved", data={"from": before, "to": url})
+        self.changed()
+        return {"changed": True}
+
+    def remember(self, notes: Mapping[str, Any]) -> None:
+        """Keep what the manager knows of this server beside it, for one that has lost it. Raises TooLarge, OSError."""
+        text = json.dumps(notes)
+        if len(text) > MOST_NOTES:
+            raise TooLarge(f"is more than {MOST_NOTES >> 10} KiB", field="notes")
+        with self._lock:
+            if notes != self.notes:
+                self._write(NOTES, text)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the manager had kept here; empty when there is nothing, or it can not be read."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dict(json.loads(self._read(NOTES)))
+        return {}
 
     def release(self) -> dict[str, Any]:
         """Be free again: a new key, a new secret; the manager's certificates are accepted no more."""
         with self._lock:
             self._put_identity({"server": self.server_id})
             self._become_free()
-            self._revoked = {}
-            for name in ("authority.pem", "callback_authority.pem", "revoked.json"):
+            self._revoked, self._rescue = {}, None
+            for name in ("authority.pem", "callback_authority.pem", "revoked.json", rescue.FILE, NOTES):
                 self._remove(name)
             owner.unmark(self.state_directory)
             self.context = self._server_context()
@@ -217,22 +283,27 @@ class Ownership:
         return manager_context(self.directory)
 
     def _server_context(self) -> ssl.SSLContext:
-        """TLS for those who call: who owns us must show a certificate of the owner's CA."""
+        """TLS for those who call: who owns us must show a certificate of the owner's CA; a new manager has none yet when root let it in."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self._path("certificate.pem"), self._path("key.pem"))
         if self.owned:
             context.load_verify_locations(self._path("authority.pem"))
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_OPTIONAL if self.inviting else ssl.CERT_REQUIRED
         return context
 
     def _check_secret(self, secret: str) -> None:
-        if hmac.compare_digest(secret.encode(), self._read("secret").strip().encode()):
+        right = self._rescue.secret if self._rescue is not None else self._read("secret").strip()
+        if hmac.compare_digest(secret.encode(), right.encode()):
             return
         self._wrong += 1
         if self._wrong >= WRONG_TRIES:
             self._wrong = 0
-            self._write("secret", secrets.token_hex(16))
+            if self.owned:
+                self._remove(rescue.FILE)
+                self._rescue = dataclasses.replace(self._rescue, until=0.0) if self._rescue else None
+            else:
+                self._write("secret", secrets.token_hex(16))
         raise Unauthorized("that is not this server's secret", field="secret", remedy="Take the one that `domus-agent secret` shows on the server now")
 
     def _check_certificates(self, authority: str, callback_authority: str, certificate: str) -> None:
@@ -249,10 +320,7 @@ class Ownership:
             except (ssl.SSLError, ValueError):
                 raise InvalidSpec("is not for this server's key", field="certificate", remedy="Sign the request that hello returns") from None
         for field, text in (("authority", authority), ("callback_authority", callback_authority)):
-            try:
-                context.load_verify_locations(cadata=text)
-            except (ssl.SSLError, ValueError):
-                raise InvalidSpec("is not a certificate (PEM)", field=field) from None
+            _check_authority(context, field, text)
 
     def _switch(self, identity: dict[str, Any], files: Mapping[str, str]) -> None:
         """Change the identity and these files at once, whenever a crash comes."""
@@ -270,9 +338,22 @@ class Ownership:
             with contextlib.suppress(FileNotFoundError):  # in its place already
                 os.replace(self._path(f"{name}{NEXT}"), self._path(name))
         self._sync()
-        if self.owned:
-            owner.mark(self.state_directory, str(self.manager), self.url)
+        self._mark()
         self._put_identity({name: value for name, value in self._identity.items() if name != MOVING})
+
+    def _mark(self) -> None:
+        """What the engine goes by is what the identity says. Raises DriverError, NoCapacity."""
+        if self.owned and owner.owner(self.state_directory) != {"manager": self.manager, "url": self.url}:
+            owner.mark(self.state_directory, str(self.manager), self.url)
+        elif not self.owned:
+            owner.unmark(self.state_directory)
+
+    def _forget_before(self, manager: Optional[str]) -> None:
+        """What let the new manager in, and what the one before had revoked, counts no more."""
+        for name in ("secret", rescue.FILE, *(("revoked.json",) if manager is not None else ())):
+            self._remove(name)
+        self._revoked = self._revoked if manager is None else {}
+        self._rescue, self._request, self._wrong = None, None, 0
 
     def _become_free(self) -> None:
         from . import certificates
@@ -376,6 +457,13 @@ def normal_serial(serial: str) -> str:
         return format(int(serial, 16), "x")
     except ValueError:
         raise InvalidSpec("is not a serial number in hexadecimal", field="serial", value=serial) from None
+
+
+def _check_authority(context: ssl.SSLContext, field: str, text: str) -> None:
+    try:
+        context.load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise InvalidSpec("is not a certificate (PEM)", field=field) from None
 
 
 def _check_url(url: str) -> None:

@@ -100,11 +100,20 @@ class Door:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            await self._look()
             now = loop.time()
             self._idle_since = {one: self._idle_since.get(one, now) for one in self._connections() if one not in self._working}
             for connection, since in list(self._idle_since.items()):
                 if now - since > IDLE_SECONDS and connection.transport is not None:
                     connection.transport.abort()
+
+    async def _look(self) -> None:
+        """Whom to let in may have changed: root opens the door to another manager by a file."""
+        try:
+            if await asyncio.get_running_loop().run_in_executor(None, self._ownership.look):
+                await self.renew()
+        except Exception as error:  # a full disk, say: the door stays as it is
+            _log.error("whether another manager may take this server over can not be seen: %s: %s", type(error).__name__, error)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:

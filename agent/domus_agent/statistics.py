@@ -13,7 +13,9 @@ from domus_core.errors import DomusError
 from domus_core.libvirt_driver.bounded import bounded
 from domus_core.libvirt_driver.connection import connect, libvirt, told
 from domus_core.libvirt_driver.registry import Registry
+from domus_core.libvirt_driver.repository import registered_places
 from domus_core.libvirt_driver.vm_power import STATES
+from domus_core.storage_connect.storage import Storage
 
 LIMIT = 5.0
 _GROUPS = ("STATE", "CPU_TOTAL", "BALLOON", "VCPU", "INTERFACE", "BLOCK")
@@ -26,6 +28,7 @@ class Statistics:
     def __init__(self, uri: str, state_directory: str) -> None:
         self._uri = uri
         self._registry = Registry(os.path.join(state_directory, "objects"))
+        self._storage = Storage()
         self._asking = threading.Lock()
         self._cpu: Optional[tuple[int, int]] = None
 
@@ -75,13 +78,12 @@ class Statistics:
 
     def _file_systems(self) -> dict[str, dict[str, Any]]:
         """Size and room of the repositories' file systems, in bytes; one that is not there is left out."""
-        found = {}
-        for name in self._registry.names("repository"):
-            with contextlib.suppress(OSError, DomusError):
-                path = (self._registry.read("repository", name) or {}).get("path") or ""
-                room = os.statvfs(path)
-                found[name] = {"path": path, "size": room.f_blocks * room.f_frsize, "free": room.f_bavail * room.f_frsize}
-        return found
+        try:
+            specs = registered_places(self._registry, self._storage).repositories
+        except DomusError:  # a damaged note of one
+            return {}
+        states = self._storage.measure_all({name: (spec, "") for name, spec in specs.items()})
+        return {name: {"path": spec.path, "size": state.capacity, "free": state.free} for name, (spec, state) in states.items() if state.available}
 
 
 def figures(values: Mapping[str, Any]) -> dict[str, Any]:

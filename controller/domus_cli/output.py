@@ -17,12 +17,14 @@ from rich.text import Text
 FORMATS = ("table", "json", "yaml")
 COLOURS = {
     "running": "green",
-    "online": "green",
     "active": "green",
     "succeeded": "green",
     "effective": "green",
     "failed": "red",
     "offline": "red",
+    "unknown": "red",
+    "disconnected": "yellow",
+    "maintenance": "cyan",
     "error": "red",
     "cancelled": "yellow",
     "queued": "yellow",

@@ -19,6 +19,9 @@ from typing import NoReturn, Optional
 from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound
 
 from .config import ManagerConfig, load_config
+from .rebuild_places import TITLE as REBUILD_TITLE
+from .rebuild_places import add_arguments as add_rebuild_arguments
+from .rebuild_places import places_of
 from .web_certificate import web_names
 
 ADMINISTRATOR = "admin"
@@ -48,7 +51,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         command: Command = options.command
         config = load_config(options.config)
         options.started_by_root = os.geteuid() == 0
-        if command not in (_runner, _backup, _restore, _authority):
+        if command not in (_runner, _backup, _restore, _authority, _rebuild):
             become_owner(config.directory, config.run_directory)
         return command(config, options)
     except DomusError as error:
@@ -98,6 +101,7 @@ def _parser() -> CommandLine:
     keys.add_argument("--replace", action="store_true", help="import: also when there are other authorities, which are kept aside")
     _add_passphrase(keys)
     add("restore", _restore, "Put a backup in the place of the database; the manager must be stopped").add_argument("path", type=Path, help="the backup")
+    add_rebuild_arguments(add("rebuild", _rebuild, REBUILD_TITLE))
     add("verify-audit", _verify_audit, "Check that no job's record was altered or removed")
     add("nginx-conf", _nginx_conf, "Write nginx's configuration into the run directory and say where")
     return parser
@@ -205,8 +209,8 @@ def _status(config: ManagerConfig, options: argparse.Namespace) -> int:
     store = Store(config.directory)
     try:
         known, unfinished = servers.all(store), jobs.unfinished(store)
-        online = sum(server["state"] == servers.ONLINE for server in known)
-        _say(f"manager {store.manager_id} at {config.url}\nservers {len(known)}, online {online}\njobs unfinished {len(unfinished)}")
+        online = sum(server["state"] in servers.CONNECTED for server in known)
+        _say(f"manager {store.manager_id} at {config.url}\nservers {len(known)}, heard {online}\njobs unfinished {len(unfinished)}")
     finally:
         store.close()
     answering = {"api": _answers(config.socket), "runner": _answers(config.runner_socket)}
@@ -337,6 +341,16 @@ def _restore(config: ManagerConfig, options: argparse.Namespace) -> int:
     kept = restore(options.path, config.directory, opened=lambda: become_owner(config.directory, config.run_directory))
     _say("The backup is in place." + (f" What was there is kept: {kept}" if kept else ""))
     return 0
+
+
+def _rebuild(config: ManagerConfig, options: argparse.Namespace) -> int:
+    from .rebuild_command import rebuild
+
+    # The files that are named may be root's alone; what is written must be the manager's.
+    places = places_of(options)
+    become_owner(config.directory, config.run_directory)
+    _require_set_up(config)
+    return rebuild(config, places, options)
 
 
 def _verify_audit(config: ManagerConfig, options: argparse.Namespace) -> int:

@@ -45,3 +45,17 @@ attributes:
     membership:
       - domus.virt.all
 """
+
+    HOST = r"""
+options: {}
+attributes:
+  check_mode:
+    description: Can run in check mode, and then says what it would do without doing it.
+    support: full
+  diff_mode:
+    description: Returns what has changed (or would change) in diff mode.
+    support: full
+  idempotent:
+    description: When run twice, the second run changes nothing.
+    support: full
+"""

@@ -87,3 +87,22 @@ options:
     choices: [state, address]
     default: state
 """
+
+    MANAGER = r"""
+options:
+  manager_url:
+    description:
+      - The address of the manager, like C(https://manager.example.org:7002).
+      - Left out, it comes from E(DOMUS_URL).
+    type: str
+  manager_token:
+    description:
+      - An API token of the manager, of an administrator.
+      - Left out, it comes from E(DOMUS_TOKEN).
+    type: str
+  manager_ca:
+    description:
+      - The PEM file of the CA that signed the certificate of the manager.
+      - Left out, it comes from E(DOMUS_CA); without that it is one that the system trusts.
+    type: path
+"""

@@ -49,6 +49,30 @@ DOCUMENT: dict[str, Any] = {
     "document_json": {"type": "str", "no_log": True},
 }
 
+# The modules about a manager's servers: their own options.
+SERVER_MODULES: dict[str, dict[str, Any]] = {
+    "managed_server": {
+        "name": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["managed", "free"], "default": "managed"},
+        "address": {"type": "str"},
+        "port": {"type": "int"},
+        "secret": {"type": "str", "no_log": True},
+        "pool": {"type": "str"},
+        "replace": {"type": "bool", "default": False},
+        "force": {"type": "bool", "default": False},
+        "fresh": {"type": "bool", "default": False},
+        "wait": CHANGE["wait"],
+        "wait_timeout": CHANGE["wait_timeout"],
+    },
+    "server_maintenance": {
+        "name": {"type": "str", "required": True},
+        "enabled": {"type": "bool", "default": True},
+        "evacuate": {"type": "bool", "default": False},
+        "reason": {"type": "str"},
+        "wait_timeout": {"type": "int", "default": 3600},
+    },
+}
+
 
 def options_of(spec: type) -> dict[str, Any]:
     """The options of a kind, or of an object nested in it, as its field table has them."""
@@ -112,6 +136,20 @@ def run_apply_module() -> None:
     """Make everything as the document wants it, and tell Ansible what that did."""
     module = AnsibleModule(apply_options(), supports_check_mode=True, required_one_of=[("file", "targets_file")])
     run_guarded(module, lambda: _apply_document(module))
+
+
+def server_options(name: str) -> dict[str, Any]:
+    """All options of a module about a manager's servers."""
+    return {**SERVER_MODULES[name], **{option: TRANSPORT[option] for option in ("manager_url", "manager_token", "manager_ca")}}
+
+
+def run_server_module(name: str) -> None:
+    """Ask the manager for something about one of its servers, and tell Ansible what that did."""
+    from . import module_servers  # not above: HTTP and TLS take time to load, and most tasks need none
+
+    module = AnsibleModule(server_options(name), supports_check_mode=True)
+    work: Callable[[Mapping[str, Any], bool], dict[str, Any]] = getattr(module_servers, name)
+    run_guarded(module, lambda: work(module.params, module.check_mode))
 
 
 def open_driver_for(parameters: Mapping[str, Any]) -> Driver:

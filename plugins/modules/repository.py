@@ -27,25 +27,87 @@ options:
     required: true
   path:
     description:
-      - 'Its directory on the server: the only absolute path in a document.'
+      - 'Its directory on the server: the only absolute path in a document. One on an NFS server is mounted there; left out,
+        below /var/lib/domus/repositories.'
       - It can be set only when the object is made; a difference later is refused.
     type: str
   description:
     description:
       - Free text.
     type: str
+  nfs:
+    description:
+      - 'It is on an NFS server: the server mounts it, and so does each other server that it is presented to.'
+    type: dict
+    suboptions:
+      server:
+        description:
+          - 'The NFS server: a host name or an address.'
+        type: str
+        required: true
+      export:
+        description:
+          - The directory that it exports; to the servers' root as root (C(no_root_squash)).
+        type: str
+        required: true
+      version:
+        description:
+          - 'Version of the protocol. With 3 the locks of a server that died never fall: not for HA.'
+          - A new object gets C(4.2).
+        type: str
+        choices:
+          - '4.2'
+          - '4.1'
+          - '4.0'
+          - '3'
+      soft:
+        description:
+          - Give VMs I/O errors when the NFS server is away; false lets them wait, which loses no data.
+          - A new object gets C(false).
+        type: bool
+      timeo:
+        description:
+          - Tenths of a second until a request is sent again.
+          - A new object gets C(600).
+        type: int
+      retrans:
+        description:
+          - How often a request is sent again before the kernel reports it.
+          - A new object gets C(2).
+        type: int
+      nconnect:
+        description:
+          - How many TCP connections are used.
+          - A new object gets C(1).
+        type: int
+      read_only:
+        description:
+          - 'Nothing is made or changed in it: for ISO images and templates.'
+          - A new object gets C(false).
+        type: bool
   servers:
     description:
-      - The servers it is realized on; left out means all servers of the play.
+      - The servers it is realized on, by name; C(tag:NAME) stands for all that have the tag. Left out means all servers of
+        the play.
     type: list
     elements: str
   adopted:
     description:
       - 'The directory is not Domus''s own: files in it are used where they lie, and nothing is made or deleted in it.'
     type: bool
+  shared:
+    description:
+      - 'The directory is the same file system on every server that has it: a VM moves between them without its disks being
+        copied.'
+      - A new object gets C(false).
+    type: bool
+  force_unmount:
+    description:
+      - 'With C(state: absent), take it away although its NFS server does not answer: VMs that use it get I/O errors.'
+    type: bool
   state:
     description:
-      - Whether Domus is to know it; C(absent) forgets it and keeps the files. Left out means present.
+      - Whether Domus is to know it; C(absent) forgets it (unmounts it) and keeps the files. Left out means present.
     type: str
     choices:
       - present
@@ -131,6 +193,34 @@ object:
       description: Whether Domus knows it.
       returned: when the object exists
       type: bool
+    mounted:
+      description: Whether it is mounted; null for a directory that Domus does not mount.
+      returned: when the object exists
+      type: bool
+    shared:
+      description: Whether it is the same files on every server that it is presented to.
+      returned: when the object exists
+      type: bool
+    file_system:
+      description: The type of its file system.
+      returned: when the object exists
+      type: str
+    uuid:
+      description: What a shared repository is known by everywhere.
+      returned: when the object exists
+      type: str
+    lease:
+      description: Seconds after which the locks of a server that died fall; null when that is not told.
+      returned: when the object exists
+      type: int
+    problem:
+      description: Why it is not available.
+      returned: when the object exists
+      type: str
+    not_for_ha:
+      description: Why VMs on it can not be restarted on another server.
+      returned: when the object exists
+      type: str
 """
 
 from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_resource_module

@@ -69,6 +69,34 @@ repositories:
       description: Whether Domus knows it.
       returned: when the object exists
       type: bool
+    mounted:
+      description: Whether it is mounted; null for a directory that Domus does not mount.
+      returned: when the object exists
+      type: bool
+    shared:
+      description: Whether it is the same files on every server that it is presented to.
+      returned: when the object exists
+      type: bool
+    file_system:
+      description: The type of its file system.
+      returned: when the object exists
+      type: str
+    uuid:
+      description: What a shared repository is known by everywhere.
+      returned: when the object exists
+      type: str
+    lease:
+      description: Seconds after which the locks of a server that died fall; null when that is not told.
+      returned: when the object exists
+      type: int
+    problem:
+      description: Why it is not available.
+      returned: when the object exists
+      type: str
+    not_for_ha:
+      description: Why VMs on it can not be restarted on another server.
+      returned: when the object exists
+      type: str
     spec:
       description: Its definition, in the fields of the module that manages it; sizes in bytes, secrets masked.
       returned: always

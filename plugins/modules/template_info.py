@@ -65,6 +65,10 @@ templates:
       description: Whether the file is there.
       returned: when the object exists
       type: bool
+    repository_uuid:
+      description: The UUID of the shared repository that it lies in.
+      returned: when the object exists
+      type: str
     spec:
       description: Its definition, in the fields of the module that manages it; sizes in bytes, secrets masked.
       returned: always

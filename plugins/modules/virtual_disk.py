@@ -82,7 +82,8 @@ options:
     type: bool
   servers:
     description:
-      - The servers it is realized on; left out means all servers of the play.
+      - The servers it is realized on, by name; C(tag:NAME) stands for all that have the tag. Left out means all servers of
+        the play.
     type: list
     elements: str
   state:
@@ -187,6 +188,10 @@ object:
       description: Whether Domus made it.
       returned: when the object exists
       type: bool
+    repository_uuid:
+      description: The UUID of the shared repository that it lies in.
+      returned: when the object exists
+      type: str
 """
 
 from ansible_collections.domus.virt.plugins.module_utils.module_glue import run_resource_module

@@ -76,6 +76,10 @@ virtual_disks:
       description: Whether Domus made it.
       returned: when the object exists
       type: bool
+    repository_uuid:
+      description: The UUID of the shared repository that it lies in.
+      returned: when the object exists
+      type: str
     spec:
       description: Its definition, in the fields of the module that manages it; sizes in bytes, secrets masked.
       returned: always

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import queue
+import ssl
 import tempfile
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from ansible_collections.domus.virt.plugins.module_utils.domus_core.clients.agent import AgentClient
+from ansible_collections.domus.virt.plugins.module_utils.domus_core.clients.agent import AgentClient, tls_context
 from ansible_collections.domus.virt.plugins.module_utils.domus_core.errors import DomusError, InvalidSpec, Unreachable
 from ansible_collections.domus.virt.plugins.module_utils.module_glue import unexpected
 from ansible_collections.domus.virt.plugins.module_utils.module_results import errors_of, told
@@ -44,6 +45,7 @@ class Target:
     operation: str
     document_file: str
     expected: Optional[str] = None
+    existing: Optional[Mapping[str, str]] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,7 @@ def read_targets(path: str) -> Targets:
                 operation=one["operation"],
                 document_file=os.path.join(directory, one["document_file"]),
                 expected=one.get("expected"),
+                existing=one.get("existing"),
             )
             for server_id, one in data["servers"].items()
         )
@@ -89,10 +92,14 @@ def carry_out(targets: Targets, show: Show) -> dict[str, dict[str, Any]]:
     """Send every server its document and wait for all of them: per server id state, result, error and mark. Lines of progress are shown, several at once."""
     lines: queue.SimpleQueue[Optional[str]] = queue.SimpleQueue()
     outcomes: dict[str, dict[str, Any]] = {}
+    try:
+        context = tls_context(targets.authority, targets.certificate, targets.key)
+    except DomusError as error:
+        return {target.server_id: _ended("failed", error.as_dict()) for target in targets.servers}
 
     def work(target: Target) -> None:
         try:
-            outcomes[target.server_id] = _carry_out_on(target, targets, lambda line: lines.put(f"{target.name}: {line}"))
+            outcomes[target.server_id] = _carry_out_on(target, targets, context, lambda line: lines.put(f"{target.name}: {line}"))
         except Unreachable as error:
             error.object = f"server {target.name}, {error.object}"
             error.remedy = f"{error.remedy or 'Look at its agent'}; then relaunch the job: what is done already is not done again"
@@ -118,10 +125,10 @@ def carry_out(targets: Targets, show: Show) -> dict[str, dict[str, Any]]:
     return outcomes
 
 
-def _carry_out_on(target: Target, targets: Targets, show: Show) -> dict[str, Any]:
+def _carry_out_on(target: Target, targets: Targets, context: ssl.SSLContext, show: Show) -> dict[str, Any]:
     with open(target.document_file, encoding="utf-8") as file:
         document = json.load(file)
-    client = AgentClient(target.address, target.port, target.server_id, targets.authority, targets.certificate, targets.key)
+    client = AgentClient(target.address, target.port, target.server_id, targets.authority, targets.certificate, targets.key, context=context)
 
     def ask(method: str, **parameters: Any) -> dict[str, Any]:
         return _ask(client, method, parameters, lambda until: show(f"does not answer; tried again until {until}"))
@@ -136,6 +143,7 @@ def _carry_out_on(target: Target, targets: Targets, show: Show) -> dict[str, Any
         wait_for_address=targets.wait_for_address,
         patience=targets.patience,
         expected=target.expected,
+        **({"existing": target.existing} if target.existing else {}),
     )
     since = 0
     while True:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
-from . import define, honest, manager_callbacks, manager_jobs, manager_load, manager_verbs, planning, start, unchanged
+from . import define, fanout, fleet_idle, honest, inventory, manager_callbacks, manager_jobs, manager_load, manager_verbs, planning, start, unchanged
 
 MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "define": define.measure,
@@ -26,6 +26,9 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "callback": manager_callbacks.measure,
     "dbwait": manager_load.measure_dbwait,
     "idle": manager_load.measure_idle,
+    "fanout": fanout.measure,
+    "inventory": inventory.measure,
+    "fleet-idle": fleet_idle.measure,
 }
 
 

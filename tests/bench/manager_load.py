@@ -117,24 +117,25 @@ def measure_idle(directory: Path) -> Iterator[str]:
             "manager": [pid for name in ("manager", "nginx", "runner") for pid in descendants(stack.processes[name].pid)],
             "agent": descendants(stack.processes["agent0"].pid),
         }
-        before = {name: sum(map(_cpu_seconds, pids)) for name, pids in groups.items()}
+        before = {name: sum(map(cpu_seconds, pids)) for name, pids in groups.items()}
         began = time.monotonic()
         threading.Event().wait(RESTING)
         spent = time.monotonic() - began
         for name, wanted in (("manager", "memory<=200MB,cpu<=2%"), ("agent", "memory<=60MB,cpu<=2%")):
-            memory = sum(map(_memory, groups[name])) / 1e6
-            share = (sum(map(_cpu_seconds, groups[name])) - before[name]) / spent * 100
+            memory = sum(map(memory_of, groups[name])) / 1e6
+            share = (sum(map(cpu_seconds, groups[name])) - before[name]) / spent * 100
             yield f"idle-{name} ours={memory:.0f}MB peer=- ratio=- cpu={share:.2g}% vms=1000 wanted={wanted}"
     finally:
         stack.close()
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has had."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def _memory(pid: int) -> int:
+def memory_of(pid: int) -> int:
     """Bytes of memory, what is shared with others counted by its share (proc(5), Pss)."""
     for entry in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if entry.startswith("Pss:"):

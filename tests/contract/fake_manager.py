@@ -101,7 +101,7 @@ class FakeManager:
                         "name": "srv1",
                         "address": "192.0.2.1",
                         "port": 8899,
-                        "state": "online",
+                        "state": "running",
                         "facts": dataclasses.asdict(snapshot.server),
                         "vms": 0,
                     }

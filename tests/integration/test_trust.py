@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from domus_controller.agents import takeover
 from domus_controller.security.authority import DAY, identity
-from domus_controller.store import servers, trust
+from domus_controller.store import server_states, servers, trust
 from domus_core.clients.agent import AgentClient
 from domus_core.errors import Conflict, Unreachable
 
@@ -94,12 +94,12 @@ def test_a_second_manager_takes_nothing_over(manager: Manager, agents: Callable[
 def test_a_certificate_is_renewed_before_it_ends_and_the_old_one_counts_no_more(manager: Manager, agents: Callable[..., RunningAgent]) -> None:
     agent = agents()
     manager.take(agent)
-    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "online")
+    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "running")
     first, key = servers.serial(manager.store, agent.server_id), (agent.directory / "agent/identity/key.pem").read_text()
     manager.trust.look()
     assert servers.serial(manager.store, agent.server_id) == first, "it is good for a year"
     manager.moved = 276 * DAY
-    manager.store.write(lambda c: servers.heard_from(c, agent.server_id, manager.store.now(), None, None))
+    manager.store.write(lambda c: server_states.heard(c, agent.server_id, manager.store.now(), None, None))
     manager.trust.look()
     wait_until(lambda: servers.serial(manager.store, agent.server_id) != first)
     assert (agent.directory / "agent/identity/key.pem").read_text() != key
@@ -127,7 +127,7 @@ def test_a_revoked_server_is_refused_at_once_and_the_others_hear_of_it(manager: 
     one, two = agents(), agents()
     manager.take(one)
     manager.take(two, "srv2")
-    wait_until(lambda: all(server["state"] == "online" for server in servers.all(manager.store)))
+    wait_until(lambda: all(server["state"] == "running" for server in servers.all(manager.store)))
     serial = servers.serial(manager.store, one.server_id)
     manager.agents.revoke(one.server_id)
     seen = len(manager.listener.seen)
@@ -144,7 +144,7 @@ def test_a_revoked_server_is_refused_at_once_and_the_others_hear_of_it(manager: 
 def test_a_reinstalled_server_takes_the_place_of_the_old_one(manager: Manager, agents: Callable[..., RunningAgent]) -> None:
     old, new = agents(), agents()
     manager.take(old)
-    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "online")
+    wait_until(lambda: servers.find(manager.store, "srv1")["state"] == "running")
     old.kill()
     with pytest.raises(Conflict, match="name of another server") as caught:
         manager.take(new)
@@ -165,7 +165,7 @@ def test_two_servers_with_one_host_uuid_are_refused_and_explained(manager: Manag
     manager.take(one)
     wait_until(lambda: (servers.find(manager.store, "srv1")["facts"] or {}).get("hostname"))
     uuid = "4c4c4544-0000-1000-8000-000000000000"
-    manager.store.write(lambda c: c.execute("UPDATE servers SET facts = json_set(facts, '$.uuid', ?)", (uuid,)).rowcount)
+    manager.store.write(lambda c: server_states.heard(c, one.server_id, manager.store.now(), None, None, {"uuid": uuid}))
     wanted = takeover.Wanted("srv2", "127.0.0.1", two.port)
     with AgentClient.peek("127.0.0.1", two.port) as contact:
         hello = {**contact.greet(), "host_uuid": uuid}
@@ -175,9 +175,8 @@ def test_two_servers_with_one_host_uuid_are_refused_and_explained(manager: Manag
     takeover._check(manager.store, {**hello, "host_uuid": None}, wanted)
     manager.take(two, "srv2")
     wait_until(lambda: (servers.find(manager.store, "srv2")["facts"] or {}).get("hostname"))
-    manager.store.write(lambda c: c.execute("UPDATE servers SET facts = json_set(facts, '$.uuid', ?)", (uuid,)).rowcount)
-    manager.trust.look()
-    assert [one["data"]["servers"] for one in manager.events("server.same_host_uuid")] == [["srv1", "srv2"]]
+    manager.store.write(lambda c: server_states.heard(c, two.server_id, manager.store.now(), None, None, {"uuid": uuid}))
+    assert [one["data"]["servers"] for one in manager.events("server.same_host_uuid")] == [["srv1"]]
 
 
 def test_an_authority_that_ends_within_a_year_is_told(manager: Manager) -> None:

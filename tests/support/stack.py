@@ -145,7 +145,7 @@ class Stack:
         secret = self.agent_command(number, "secret").split()[-1]
         body = {"name": f"s{number}", "address": "127.0.0.1", "port": self.agent_ports[number], "secret": secret}
         server: dict[str, Any] = self.client.post("/api/v1/servers", body)
-        self.wait_for(lambda: _require(self.client.get(f"/api/v1/servers/{server['id']}")["state"] == "online"), "the server's first callback")
+        self.wait_for(lambda: _require(self.client.get(f"/api/v1/servers/{server['id']}")["state"] == "running"), "the server's first callback")
         return server
 
     def log_in(self, name: str = "tests") -> ManagerClient:

@@ -14,7 +14,7 @@ from cryptography import x509
 from domus_controller.agents.pool import Agents
 from domus_controller.config import ManagerConfig
 from domus_controller.security.authority import Authority
-from domus_controller.store import events, servers, trust
+from domus_controller.store import events, server_states, servers, trust
 from domus_controller.store.database import Store
 
 from .agent_process import RunningAgent
@@ -68,7 +68,7 @@ class Listener:
                 listener.seen.append((f"{shown.serial_number:x}", right, message.get("tls")))
                 answer: dict[str, Any] = {"detail": "not the current one"}
                 if right:
-                    manager.store.write(lambda c: servers.heard_from(c, message["server"], manager.store.now(), "1", "up", message["facts"]))
+                    manager.store.write(lambda c: server_states.heard(c, message["server"], manager.store.now(), "1", "up", message["facts"]))
                     manager.told += message["records"]
                     news = manager.trust.heard_of(message["server"], message.get("tls"))
                     answer = {"acknowledged": max((one["seq"] for one in message["records"]), default=0), **news}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
 
 import click
 from domus_core.errors import DomusError
@@ -11,22 +12,33 @@ from ..output import Output, key, moment, size
 from .common import completes, connect, limit_option, listed, with_output
 
 SERVERS = "/api/v1/servers"
+
+
+def _version(server: Mapping[str, Any]) -> str | None:
+    """The agent's version; marked when the manager is newer."""
+    return f"{server['version']} (behind)" if server.get("behind") else server.get("version")
+
+
 COLUMNS = [
     key("NAME", "name"),
     key("STATE", "state"),
     key("ADDRESS", "address"),
     key("VMS", "vms"),
     key("LIBVIRT", "libvirt"),
-    key("AGENT", "version"),
+    ("AGENT", _version),
     moment("LAST SEEN", "last_seen"),
 ]
 FIELDS = [
-    *(key(name, name) for name in ("name", "id", "state", "address", "port", "pool", "vms", "libvirt", "version")),
+    *(key(name, name) for name in ("name", "id", "state")),
+    moment("since", "state_since"),
+    ("maintenance", lambda server: (server.get("maintenance_reason") or True) if server.get("maintenance") else None),
+    *(key(name, name) for name in ("address", "port", "pool", "tags", "vms", "libvirt")),
+    ("agent", _version),
     moment("last seen", "last_seen"),
     moment("certificate until", "certificate_ends_at"),
     moment("libvirt's until", "libvirt_certificate_ends_at"),
     key("revoked", "revoked"),
-    key("problem", "problem"),
+    ("problems", lambda server: "\n".join(server.get("problems") or ())),
     *(key(name, "facts", name) for name in ("hostname", "cpu_model", "cpus")),
     size("memory", "facts", "memory"),
     *(key(name.replace("_", " "), "facts", name) for name in ("virtualization", "hypervisor", "hypervisor_version", "libvirt_version")),
@@ -116,6 +128,27 @@ def add_command(output: Output, name: str, address: str, port: int, secret_file:
     more = {**({"pool": pool} if pool != "default" else {}), **({"replace": True} if replace else {})}
     server = connect().post(SERVERS, {"name": name, "address": address, "port": port, "secret": secret.strip(), **more})
     output.item(server, FIELDS)
+
+
+@server_group.command("maintenance")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.argument("mode", type=click.Choice(("on", "off")))
+@click.option("--evacuate", is_flag=True, help="Move its VMs to other servers.")
+@click.option("--reason", metavar="TEXT", help="Why; shown with the server.")
+@with_output
+def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, reason: str | None) -> None:
+    """Take a server out of use, or back into use.
+
+    In maintenance no VM is placed on it or moved to it; those that are there go on.
+    """
+    if evacuate and mode == "off":
+        raise click.UsageError("--evacuate goes with on")
+    body = {"enabled": mode == "on", "evacuate": evacuate, "reason": reason}
+    shown = connect().put(f"{SERVERS}/{server}/maintenance", body)
+    if output.for_people:
+        output.say(f"server {shown['name']} is {'in' if shown['maintenance'] else 'out of'} maintenance")
+    else:
+        output.data(shown)
 
 
 @server_group.command("renew")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import simple_websocket
-from domus_core.clients.agent import AgentClient
+from domus_core.clients.agent import AgentClient, Shown, tls_context, who_answers
 from domus_core.clients.wire import server_urn
 from domus_core.errors import DomusError, Unreachable
 
@@ -18,7 +18,6 @@ from ..config import ManagerConfig
 from ..security.authority import Authority
 from ..store import servers
 from ..store.database import Store
-from ..store.trust import DEFAULT_POOL
 from . import discovery, takeover
 from .trust import Trust
 
@@ -43,17 +42,33 @@ class Agents:
         self._certificate: Optional[tuple[Path, Path]] = None
         self._looked_at = 0.0
         self._renewed = 0
+        self._context: Optional[ssl.SSLContext] = None
 
     def call(self, server_id: str, method: str, parameters: Mapping[str, Any], timeout: float = 30.0) -> Any:
         """The result of an agent's method. Raises NotFound (not our server), the agent's error, or Unreachable."""
         return self._client(server_id).request(method, parameters, timeout)
 
-    def take_over(self, name: str, address: str, port: int, secret: str, *, pool: str = DEFAULT_POOL, replace: bool = False) -> dict[str, Any]:
-        """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Raises what `takeover.take_over` raises."""
+    def take_over(self, name: Optional[str], address: str, port: int, secret: str, *, pool: Optional[str] = None, replace: bool = False) -> dict[str, Any]:
+        """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Without `name` or `pool` it keeps those it has.
+
+        Raises what `takeover.take_over` raises.
+        """
         wanted = takeover.Wanted(name, address, port, pool, replace)
         server = takeover.take_over(self._store, self._authority, self.trust, self._config.url, wanted, secret, self._is_ours)
         self._forget(server["id"])
         return server
+
+    def who_answers(self, address: str, port: int, timeout: float) -> Shown:
+        """The certificate of our authority that a server shows there. Raises Unreachable."""
+        with self._lock:
+            certificate, key = self._own_certificate()
+        return who_answers(address, port, self._authority.servers_ca_pem, str(certificate), str(key), timeout)
+
+    def at(self, address: str, port: int, server_id: str) -> AgentClient:
+        """A client of our own for a server that need not be on record; whoever asks closes it."""
+        with self._lock:
+            certificate, key = self._own_certificate()
+        return AgentClient(address, port, server_id, self._authority.servers_ca_pem, str(certificate), str(key))
 
     def release(self, server_id: str) -> None:
         """Make a server free again, and forget it. Raises NotFound, Unreachable; then nothing has changed here."""
@@ -91,7 +106,7 @@ class Agents:
             client = simple_websocket.Client(url, ping_interval=PING_SECONDS, max_message_size=LARGEST_MESSAGE, ssl_context=context)
         except (OSError, simple_websocket.ConnectionError, simple_websocket.ConnectionClosed) as error:
             reason = " ".join(str(error).split())[:200]
-            raise Unreachable(f"the agent does not give it: {reason}", object=label, remedy="Does the VM run? Is the server online?") from None
+            raise Unreachable(f"the agent does not give it: {reason}", object=label, remedy="Does the VM run? Is the server heard?") from None
         names = [value for kind, value in (client.sock.getpeercert() or {}).get("subjectAltName", ()) if kind == "URI"]
         if server_urn(server_id) not in names:
             client.close()
@@ -102,13 +117,13 @@ class Agents:
         server = servers.find(self._store, server_id)
         if server["revoked"]:
             label, remedy = f"server {server['name']}", "Forget it: domus server remove --forget; reinstalled, it is added again with --replace"
-            raise Unreachable("its certificate is revoked, so that it is not talked to", object=label, remedy=remedy)
+            raise Unreachable("its certificate is revoked, so that it is not talked to", object=label, field="certificate", remedy=remedy)
         with self._lock:
             certificate, key = self._own_certificate()
             place = (str(server["address"]), int(server["port"]), self._renewed)
             known = self._clients.get(server["id"])
             if known is None or known[0] != place:
-                client = AgentClient(place[0], place[1], server["id"], self._authority.servers_ca_pem, str(certificate), str(key))
+                client = AgentClient(place[0], place[1], server["id"], "", str(certificate), str(key), context=self._context)
                 self._clients[server["id"]] = known = (place, client)
         return known[1]
 
@@ -117,7 +132,10 @@ class Agents:
         if self._certificate is None or time.monotonic() - self._looked_at > CERTIFICATE_SECONDS:
             self._certificate = self._authority.issue_manager(self._store.manager_id)
             self._looked_at = time.monotonic()
-            self._renewed = self._certificate[0].stat().st_mtime_ns
+            renewed = self._certificate[0].stat().st_mtime_ns
+            if self._context is None or renewed != self._renewed:
+                self._context = tls_context(self._authority.servers_ca_pem, str(self._certificate[0]), str(self._certificate[1]))
+            self._renewed = renewed
         return self._certificate
 
     def _forget(self, server_id: str) -> None:

@@ -1,49 +1,70 @@
-"""Looks after the servers: tells when one falls silent and when it is back, and completes the copy of what it has."""
+"""Looks after the servers: tells when one falls silent, finds out why, and completes the copy of what it has."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from domus_core.errors import DomusError
+from domus_core.errors import DomusError, Forbidden, NotFound, Unauthorized
 
-from ..store import callbacks, events, objects, servers
-from ..store.database import Connection, Store
+from ..store import callbacks, objects, server_states, servers
+from ..store.database import Store
+from ..store.server_states import Limits
 from .pool import Agents
 
-SILENT_SECONDS = 30.0
+# Whoever looks less often than that was stopped, or its clock was moved: what was not heard meanwhile proves nothing.
+LATE_SECONDS = 10.0
 INVENTORY_SECONDS = 60.0
+# How often a silent server is asked why, how long its answer may take, and how many are asked side by side.
+ASK_SECONDS, ANSWER_SECONDS, ASK_AT_ONCE = 60.0, 5.0, 16
 logger = logging.getLogger(__name__)
 
 
 class Watch:
-    """What was seen at the last look; one thread looks."""
+    """What was seen at the last look. `look` and `attend` may be called from a thread each; `uptime` is a clock that nobody sets."""
 
-    def __init__(self, store: Store, agents: Agents) -> None:
+    def __init__(self, store: Store, agents: Agents, limits: Limits, url: str, uptime: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._agents = agents
+        self._limits = limits
+        self._url = url
+        self._uptime = uptime
+        self._looked: tuple[float, float] | None = None
+        self._listening_since = 0.0
         self._states: dict[str, str] = {}
+        self._asked: dict[str, float] = {}
 
     def look(self) -> None:
-        """Note what has changed since the last look. Raises what the database raises."""
-        for server in servers.mark_silent(self._store, self._store.now() - SILENT_SECONDS):
-            self._tell(server["id"], "server.offline", "warning")
-            self._states[server["id"]] = servers.OFFLINE
-        known = {server["id"]: server["state"] for server in servers.all(self._store)}
-        for server_id, state in known.items():
-            if state == servers.ONLINE and self._states.get(server_id, state) != state:
-                self._tell(server_id, "server.online", "info")
-        self._states = known
-        for server_id in callbacks.incomplete(self._store):
-            if known.get(server_id) == servers.ONLINE:
-                self._complete(server_id)
+        """Judge all servers by what was heard until now. Raises what the database raises; then nothing could be heard, either."""
+        now, before, self._looked = (self._store.now(), self._uptime()), self._looked, None
+        if before is None or any(not -1.0 < there - then < LATE_SECONDS for there, then in zip(now, before)):
+            self._listening_since = now[0]
+        self._states = server_states.judge(self._store, self._listening_since, self._limits)
+        self._looked = now
 
-    def _tell(self, server_id: str, kind: str, severity: str) -> None:
-        event = {"at": self._store.now(), "kind": kind, "severity": severity, "server_id": server_id, "object": None, "data": {}, "operation": None}
+    def attend(self) -> None:
+        """Ask the silent servers what is wrong, and those whose copy is incomplete for their inventory. Raises what the database raises."""
+        states, now = self._states, self._uptime()
+        self._asked = {id: at for id, at in self._asked.items() if states.get(id, servers.RUNNING) not in servers.CONNECTED and now - at < ASK_SECONDS}
+        silent = [id for id, state in states.items() if state in (servers.DISCONNECTED, servers.OFFLINE, servers.UNKNOWN) and id not in self._asked]
+        incomplete = [id for id in callbacks.incomplete(self._store) if states.get(id) in servers.CONNECTED]
+        self._asked.update(dict.fromkeys(silent, now))
+        if silent or incomplete:
+            with ThreadPoolExecutor(ASK_AT_ONCE, "attending") as pool:
+                list(pool.map(lambda work: work[0](work[1]), [*((self._diagnose, id) for id in silent), *((self._complete, id) for id in incomplete)]))
 
-        def change(connection: Connection) -> int:
-            return events.add(connection, event)
-
-        self._store.write(change)
+    def _diagnose(self, server_id: str) -> None:
+        try:
+            self._agents.call(server_id, "hello", {}, timeout=ANSWER_SECONDS)
+        except NotFound:
+            return
+        except DomusError as error:
+            server_states.diagnose(self._store, server_id, str(error), is_distrust(error))
+        else:
+            problem = f"its agent answers, but does not report: can it reach {self._url}, and is its clock right? journalctl -u domus-agent"
+            server_states.answers(self._store, server_id, problem)
 
     def _complete(self, server_id: str) -> None:
         """Take the server's inventory over, unless its reports have begun anew meanwhile."""
@@ -55,3 +76,8 @@ class Watch:
             return
         objects.replace_all(self._store, server_id, found["objects"], since)
         callbacks.completed(self._store, server_id, position["epoch"])
+
+
+def is_distrust(error: DomusError) -> bool:
+    """Does one side not accept the other's certificate? That is not the same as being away."""
+    return isinstance(error, (Forbidden, Unauthorized)) or error.field == "certificate"

@@ -6,6 +6,7 @@ import dataclasses
 
 from domus_core.model.field_types import Choice, Flag, Integer, ListOf, Name, SecretText, Text
 from domus_core.model.fields import attribute
+from domus_core.model.migration import MigrationSpec
 
 from .reading import Moment
 
@@ -48,6 +49,15 @@ class Renewal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Maintenance:
+    """Take a server out of use for a while, or back into use."""
+
+    enabled: bool = attribute(Flag(), "true: no VM is placed on it or moved to it.", required=True, example=True)
+    evacuate: bool | None = attribute(Flag(), "Move its VMs to other servers.", default=False, example=False)
+    reason: str | None = attribute(Text(1000), "Why; shown with the server.", example="new memory")
+
+
+@dataclasses.dataclass(frozen=True)
 class Adopt:
     """Which VMs of a server Domus is to manage from now on."""
 
@@ -61,6 +71,13 @@ class VerbOptions:
 
     force: bool | None = attribute(Flag(), "Do it without the guest's help when the guest does not help.", default=False, example=True)
     timeout: int | None = attribute(Integer(0, 86400), "Seconds the guest gets; left out: what its specification says.", example=60)
+
+
+@dataclasses.dataclass(frozen=True)
+class Migrate(MigrationSpec):
+    """Move a VM to another server."""
+
+    server: str | None = attribute(Name(), "Where it is to go: name or id.", example="srv2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,4 +116,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (TakeOver, Discover, Renewal, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

@@ -13,7 +13,7 @@ from domus_core.model.fields import attribute
 from flask import Response
 
 from ..errors import Malformed
-from ..store import callbacks, servers, statistics
+from ..store import callbacks, server_states, servers, statistics
 from .call import Call, answer
 from .reading import parse_body, read_text
 
@@ -115,7 +115,7 @@ def receive(call: Call) -> Response:
         # The agent is somebody else's machine: what it sends may be anything.
         LOG.error("server %s reports what can not be read", server_id, exc_info=error)
         raise InvalidSpec("a record can not be read", object="callback", field="records", remedy="Please report this") from None
-    store.write(lambda connection: servers.heard_from(connection, server_id, now, report.version, report.libvirt, report.facts, report.problem))
+    store.write(lambda connection: server_states.heard(connection, server_id, now, report.version, report.libvirt, report.facts, report.problem))
     if report.statistics is not None:
         statistics.put(store, server_id, report.statistics)
     news = call.parts.agents.trust.heard_of(server_id, report.tls)

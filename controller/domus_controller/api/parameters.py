@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from domus_core.model.field_types import Choice, Flag, Integer, Name, Text
 
+from ..store.servers import STATES as SERVER_STATES
 from .reading import Moment
 from .route import Answer, Parameter
-from .shapes import JOB_STATES, SERVER_STATES, SEVERITIES
+from .shapes import JOB_STATES, SEVERITIES
 
 LARGEST = 1 << 53
 FIELDS = Text(1000, pattern=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(,[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)*", noun="a list of fields")
@@ -30,8 +31,9 @@ EVENT_FILTERS = (
     Parameter("object", Text(255), "Id of an object."),
     Parameter("severity", Choice(*SEVERITIES), "How grave."),
 )
+CHECK = Parameter("check", Flag(), "Only say what it would do.", False)
 APPLY_PARAMETERS = (
-    Parameter("check", Flag(), "Only say what it would do.", False),
+    CHECK,
     WAIT,
     Parameter("wait_for_address", Integer(0, 3600), "Seconds to wait for the addresses of started VMs.", 0),
     REASON,

@@ -7,9 +7,9 @@ from domus_core.model.secrets import Secret
 from flask import Response
 
 from ..errors import answered_by_agent
-from ..store import servers
-from ..store.trust import DEFAULT_POOL
-from .bodies import Adopt, Discover, Renewal, TakeOver
+from ..jobs.evacuation import evacuate
+from ..store import server_states, servers
+from .bodies import Adopt, Discover, Maintenance, Renewal, TakeOver
 from .call import Call, answer, page_answer
 
 DEFAULT_PORT = 8899
@@ -33,9 +33,7 @@ def take_over(call: Call) -> Response:
     wanted = call.body(TakeOver)
     secret = wanted.secret.reveal() if isinstance(wanted.secret, Secret) else wanted.secret
     with answered_by_agent():
-        server = call.parts.agents.take_over(
-            wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret, pool=wanted.pool or DEFAULT_POOL, replace=bool(wanted.replace)
-        )
+        server = call.parts.agents.take_over(wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret, pool=wanted.pool, replace=bool(wanted.replace))
     return answer(server, 201, {"Location": f"/api/v1/servers/{server['id']}"})
 
 
@@ -73,6 +71,16 @@ def release(call: Call) -> Response:
             raise
         call.parts.agents.forget(server["id"])
     return Response(status=204)
+
+
+def set_maintenance(call: Call) -> Response:
+    """Take a server out of use, or back into use; its VMs go on, unless they are to be moved."""
+    wanted = call.body(Maintenance)
+    server = servers.find(call.parts.store, call.path["id"])
+    if wanted.evacuate:
+        evacuate(call.parts.jobs, server, by=call.principal.name, reason=wanted.reason or "")
+    server_states.set_maintenance(call.parts.store, server["id"], wanted.enabled, wanted.reason or "", call.principal.name)
+    return answer(servers.find(call.parts.store, server["id"]))
 
 
 def adopt(call: Call) -> Response:

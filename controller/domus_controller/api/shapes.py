@@ -5,13 +5,13 @@ from __future__ import annotations
 from domus_core.model.kind import Kind
 from domus_core.verbs import VERBS
 
+from ..store.servers import STATES
 from .bodies import ROLES
 from .schemas import Schema, reference
 
-JOB_KINDS = ("apply", *VERBS)
+JOB_KINDS = ("apply", *VERBS, "migrate")
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 SEVERITIES = ("info", "warning", "error")
-SERVER_STATES = ("online", "offline", "unknown")
 TEXT: Schema = {"type": "string"}
 MAYBE_TEXT: Schema = {"type": ["string", "null"]}
 FLAG: Schema = {"type": "boolean"}
@@ -64,7 +64,7 @@ def object_shape(kind: Kind, spec: str) -> Schema:
                 error={**TEXT, "description": "Why it failed."},
             )
         ),
-        stale={**FLAG, "description": "Its server is not online: this is what it told last."},
+        stale={**FLAG, "description": "Its server is not heard: this is what it told last."},
         etag=TEXT,
         sequence=NUMBER,
         changed_at=MAYBE_TIME,
@@ -97,7 +97,7 @@ SHAPES: dict[str, Schema] = {
         version=TEXT,
         database=TEXT,
         jobs=shape("Jobs that have not ended.", queued=NUMBER, running=NUMBER),
-        servers=shape("Servers by state.", online=NUMBER, offline=NUMBER, unknown=NUMBER),
+        servers={**shape("Servers by state."), "properties": dict.fromkeys(STATES, NUMBER)},
     ),
     "Me": shape("Who asks.", "name role permissions", name=TEXT, role=TEXT, permissions=list_of(TEXT)),
     "Any": {"type": "object", "description": "An OpenAPI document."},
@@ -117,12 +117,22 @@ SHAPES: dict[str, Schema] = {
         address=TEXT,
         port=NUMBER,
         serial=MAYBE_TEXT,
-        state={"enum": list(SERVER_STATES)},
+        state={
+            "enum": list(STATES),
+            "description": "running: it is heard; maintenance: it is, and gets no VMs; disconnected: silent for a while; offline: silent for long;"
+            " unknown: never heard, or not to be trusted.",
+        },
+        state_since={**MAYBE_TIME, "description": "Since when it is in this state."},
         last_seen=MAYBE_TIME,
+        maintenance={**FLAG, "description": "An administrator took it out of use: no VM is placed on it or moved to it."},
+        maintenance_reason=MAYBE_TEXT,
+        tags={**list_of(TEXT), "description": "Its labels, as the documents say."},
         version=MAYBE_TEXT,
+        behind={**FLAG, "description": "Its agent is older than the manager."},
         libvirt=MAYBE_TEXT,
         facts={"type": ["object", "null"]},
-        problem=MAYBE_TEXT,
+        problem={**MAYBE_TEXT, "description": "What is wrong with the agent, as it says itself."},
+        problems={**list_of(TEXT), "description": "All that is wrong, and what to do about it."},
         vms=NUMBER,
         pool={**TEXT, "description": "Servers of one pool trust each other's libvirt."},
         revoked={**FLAG, "description": "Its certificate is accepted no more."},
@@ -191,6 +201,16 @@ SHAPES: dict[str, Schema] = {
         errors=list_of(ANYTHING),
     ),
     "JobOrPlan": {"anyOf": [reference("Job"), reference("Plan")]},
+    "JobOrCheck": {"anyOf": [reference("Job"), reference("MigrationCheck")]},
+    "MigrationCheck": shape(
+        "Whether and how a VM would get to a server.",
+        "server possible errors",
+        server=TEXT,
+        server_id=TEXT,
+        possible=FLAG,
+        plan={"type": ["object", "null"], "description": "way (live or offline), copied disks, warnings, bytes."},
+        errors=list_of({"type": "object"}),
+    ),
     "Statistics": shape("What was measured of a VM, in steps.", "items", items=list_of({"type": "object"})),
     "Adopted": {"type": "object", "description": "The document that describes what was adopted."},
     "Resync": {"type": "object", "description": "Up to which record everything will have been reported."},

@@ -11,7 +11,7 @@ from domus_core.version import VERSION
 from flask import Response
 
 from ..console import relay_console
-from ..store import events, statistics
+from ..store import events, servers, statistics
 from ..store.database import Store
 from . import objects
 from .call import Call, answer, page_answer
@@ -39,7 +39,7 @@ def show_health(call: Call) -> Response:
 
 
 def _counts(store: Store) -> dict[str, dict[str, int]]:
-    counted = {"jobs": {"queued": 0, "running": 0}, "servers": {"online": 0, "offline": 0, "unknown": 0}}
+    counted = {"jobs": {"queued": 0, "running": 0}, "servers": dict.fromkeys(servers.STATES, 0)}
     for row in store.rows(COUNTS):
         counted[row["what"]][row["state"]] = row["number"]
     return counted

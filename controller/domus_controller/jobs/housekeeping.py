@@ -1,9 +1,10 @@
-"""What the manager does by itself, in one thread: servers that fall silent are told, old jobs, plans and events are forgotten."""
+"""What the manager does by itself: servers that fall silent are told, old jobs, plans and events are forgotten."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from domus_core.errors import DomusError
 
@@ -12,6 +13,7 @@ from ..agents.watch import Watch
 from ..config import ManagerConfig
 from ..store import events, jobs, objects, plans, servers, statistics
 from ..store.database import Store
+from ..store.server_states import Limits
 
 LOOK_SECONDS = 2.0
 FORGET_SECONDS = 3600.0
@@ -20,31 +22,35 @@ logger = logging.getLogger(__name__)
 
 
 class Housekeeping:
-    """The thread; it ends when `stopping` is set."""
+    """Two threads, so that whether a server is there is never decided later because another one is slow; they end when `stopping` is set."""
 
     def __init__(self, store: Store, agents: Agents, config: ManagerConfig, stopping: threading.Event) -> None:
         self._store = store
-        self._watch = Watch(store, agents)
+        self._watch = Watch(store, agents, Limits(config.disconnected_seconds, max(config.disconnected_seconds, config.offline_seconds)), config.url)
         self._config = config
         self._stopping = stopping
+        self._forget_in = 0.0
 
     def start(self) -> None:
         """Begin."""
-        threading.Thread(target=self._run, name="housekeeping", daemon=True).start()
+        for name, work in (("watch", self._watch.look), ("housekeeping", self._keep)):
+            threading.Thread(target=self._run, args=(work,), name=name, daemon=True).start()
 
-    def _run(self) -> None:
-        forgetting = 0.0
+    def _run(self, work: Callable[[], None]) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
             try:
-                self._watch.look()
-                forgetting -= LOOK_SECONDS
-                if forgetting <= 0:
-                    forgetting = FORGET_SECONDS
-                    forget_old(self._store, self._config.keep_jobs_days)
+                work()
             except DomusError as error:
                 logger.error("housekeeping: %s", error)
             except Exception:
                 logger.exception("housekeeping")
+
+    def _keep(self) -> None:
+        self._watch.attend()
+        self._forget_in -= LOOK_SECONDS
+        if self._forget_in <= 0:
+            self._forget_in = FORGET_SECONDS
+            forget_old(self._store, self._config.keep_jobs_days)
 
 
 def forget_old(store: Store, days: int) -> None:

@@ -11,8 +11,8 @@ from domus_core.model.kinds import BY_NAME
 from . import events
 from .conflicts import TWICE, conflicts, preferred
 from .database import Connection, Row, Store
-from .items import digest, next_sequence, refresh, refresh_all_gone, refresh_gone
-from .servers import known_server_id, offline
+from .items import digest, is_moving, next_sequence, refresh, refresh_all_gone, refresh_gone
+from .servers import known_server_id, silent
 from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
 
 FILTERS = ("name", "server", "state", "site", "tag")
@@ -106,7 +106,8 @@ def _compare_copies(connection: Connection, id: str, at: float) -> None:
     ).fetchall()
     if len(rows) == 1 and rows[0]["conflict"] is None:
         return
-    found = conflicts([_copy(row) for row in rows])
+    # While it is moved it is reported by both servers for a moment: that is no contradiction.
+    found = dict.fromkeys(row["server_id"] for row in rows) if is_moving(connection, id) else conflicts([_copy(row) for row in rows])
     for row in rows:
         conflict = found[row["server_id"]]
         text = None if conflict is None else as_json(conflict)
@@ -116,6 +117,21 @@ def _compare_copies(connection: Connection, id: str, at: float) -> None:
         refresh(connection, row["row"], at)
         if conflict is not None and conflict["reason"] != (from_json(row["conflict"]) or {}).get("reason"):
             _tell_conflict(connection, row, id, conflict, at)
+
+
+def compare_moved(store: Store, job_id: str) -> None:
+    """A migration has ended: what was not held against its VM meanwhile is from now on."""
+    moved = store.row("SELECT json_extract(options, '$.vm') AS vm FROM jobs WHERE id = ? AND kind = 'migrate'", (job_id,))
+    if moved is None:
+        return
+
+    def change(connection: Connection) -> None:
+        _compare_copies(connection, moved["vm"], store.now())
+        gone_ones = connection.execute("SELECT row FROM objects WHERE kind = 'vm' AND id = ? AND deleted IS NOT NULL", (moved["vm"],)).fetchall()
+        for row in gone_ones:
+            refresh_gone(connection, row["row"])
+
+    store.write(change)
 
 
 def _copy(row: Row) -> dict[str, Any]:
@@ -155,7 +171,7 @@ def find_text(store: Store, kind: str, id_or_name: str, server: Optional[str] = 
             raise _ambiguous(store, kind, id_or_name, rows)
         if rows:
             chosen = preferred([dict(row) for row in rows])
-            return _told(chosen["item"], chosen["server_id"] in offline(store))
+            return _told(chosen["item"], chosen["server_id"] in silent(store))
     raise NotFound("is not there", object=f"{kind} {id_or_name}", remedy=f"List the objects of kind {kind}")
 
 
@@ -193,8 +209,8 @@ def page_text(
         values += decode_cursor(cursor, str, int)
     rows = store.rows(f"{sql} ORDER BY {order} LIMIT ?", (*values, limit + 1))
     following = encode_cursor(rows[limit - 1]["name"], rows[limit - 1]["row"]) if len(rows) > limit else None
-    silent = offline(store)
-    return {"items": [_told(row["item"], row["server_id"] in silent) for row in rows[:limit]], "next": following, "since": latest}
+    unheard = silent(store)
+    return {"items": [_told(row["item"], row["server_id"] in unheard) for row in rows[:limit]], "next": following, "since": latest}
 
 
 def _told(item: str, stale: bool) -> str:
@@ -243,8 +259,8 @@ def _changes(store: Store, kind: str, limit: int, cursor: Optional[str], given: 
         (kind, after, *values, limit + 1),
     )
     last = rows[:limit][-1]["sequence"] if rows else after
-    silent = offline(store)
-    items = [_told(row["item"], row["server_id"] in silent) if row["deleted"] is None else _tombstone(row) for row in rows[:limit]]
+    unheard = silent(store)
+    items = [_told(row["item"], row["server_id"] in unheard) if row["deleted"] is None else _tombstone(row) for row in rows[:limit]]
     more = len(rows) > limit
     return {"items": items, "next": encode_cursor(last) if more else None, "since": last if more else max(last, latest)}
 

@@ -156,6 +156,24 @@ def certificates(database: Database) -> None:
     _run(database, CERTIFICATE_TABLES)
 
 
+@MANAGER(name="states_of_servers")
+def states_of_servers(database: Database) -> None:
+    """What is known of a silent server, an administrator's maintenance mode, and facts apart: a heartbeat does not write them again."""
+    for column in (
+        "state_since REAL",
+        "maintenance INTEGER NOT NULL DEFAULT 0",
+        "maintenance_reason TEXT",
+        "diagnosis TEXT",
+        "distrusted INTEGER NOT NULL DEFAULT 0",
+    ):
+        database.execute(f"ALTER TABLE servers ADD COLUMN {column}")
+    database.execute("UPDATE servers SET state = CASE state WHEN 'online' THEN 'running' ELSE state END")
+    database.execute("CREATE TABLE server_facts (server_id TEXT PRIMARY KEY, host_uuid TEXT, facts TEXT NOT NULL) STRICT, WITHOUT ROWID")
+    database.execute("CREATE INDEX server_facts_host_uuid ON server_facts (host_uuid)")
+    database.execute("INSERT INTO server_facts SELECT id, json_extract(facts, '$.uuid'), facts FROM servers WHERE facts IS NOT NULL")
+    database.execute("UPDATE servers SET facts = NULL")
+
+
 @STATISTICS(name="first_tables")
 def first_statistics(database: Database) -> None:
     """The latest statistics of each server, and samples at several steps."""

@@ -7,17 +7,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from domus_core.errors import Conflict, NotFound
+from domus_core.version import VERSION, is_older
 
 from .database import Connection, Row, Store
 from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, near_or_known, page_of, shown_time
 
 NAME_REMEDY = "Choose another name; if it is that server, reinstalled: domus server add --replace"
-ONLINE, OFFLINE = "online", "offline"
+RUNNING, DISCONNECTED, OFFLINE, MAINTENANCE, UNKNOWN = STATES = ("running", "disconnected", "offline", "maintenance", "unknown")
+# What the manager hears from; of the others it knows what they told last.
+CONNECTED = frozenset({RUNNING, MAINTENANCE})
+SAME_UUID_REMEDY = "libvirt moves no VM between them; give each its own host_uuid in /etc/libvirt/libvirtd.conf (uuidgen), and restart libvirtd"
 SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VMS = "SELECT count(*) FROM objects o INDEXED BY objects_server WHERE o.kind = 'vm' AND o.server_id = s.id AND o.deleted IS NULL"
+TAGS = (
+    "SELECT json_group_array(t.tag) FROM objects o INDEXED BY objects_server JOIN object_tags t ON t.row = o.row"
+    " WHERE o.kind = 'server' AND o.server_id = s.id AND o.deleted IS NULL"
+)
+SAME_HOST = "SELECT o.name FROM server_facts g JOIN servers o ON o.id = g.server_id WHERE g.host_uuid = {uuid} AND g.server_id != {id}"
+TWINS = f"SELECT json_group_array(name) FROM ({SAME_HOST.format(uuid='f.host_uuid', id='s.id')})"
 TRUSTED = ("pool", "ends_at", "libvirt_ends_at")
 TRUST = ", ".join(f"(SELECT t.{name} FROM server_trust t WHERE t.server_id = s.id) AS {name}" for name in TRUSTED)
-COUNTED = f"SELECT s.*, ({VMS}) AS vms, {TRUST} FROM servers s"
+COUNTED = (
+    f"SELECT s.*, f.facts AS told_facts, ({VMS}) AS vms, ({TAGS}) AS tags, ({TWINS}) AS twins, {TRUST}"
+    " FROM servers s LEFT JOIN server_facts f ON f.server_id = s.id"
+)
 
 
 def add(store: Store, server: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,9 +91,9 @@ def known_server_id(store: Store, id_or_name: str) -> str:
     return found or id_or_name
 
 
-def offline(store: Store) -> frozenset[str]:
-    """The ids of the servers that are silent: what is known of their objects is what they told last."""
-    return frozenset(row["id"] for row in store.rows("SELECT id FROM servers s WHERE s.state != ?", (ONLINE,)))
+def silent(store: Store) -> frozenset[str]:
+    """The ids of the servers that are not heard: what is known of their objects is what they told last."""
+    return frozenset(row["id"] for row in store.rows(f"SELECT id FROM servers s WHERE state NOT IN ('{RUNNING}', '{MAINTENANCE}')"))
 
 
 def set_name(store: Store, id: str, name: str) -> None:
@@ -90,7 +103,7 @@ def set_name(store: Store, id: str, name: str) -> None:
 
 def same_host(store: Store, host_uuid: str, id: str) -> Optional[dict[str, Any]]:
     """Another server whose libvirt tells the same host UUID."""
-    found = store.row(f"{COUNTED} WHERE json_extract(s.facts, '$.uuid') = ? AND s.id != ?", (host_uuid, id))
+    found = store.row(f"{COUNTED} WHERE f.host_uuid = ? AND s.id != ?", (host_uuid, id))
     return None if found is None else _item(found)
 
 
@@ -108,35 +121,11 @@ def remove(store: Store, id: str) -> None:
         if not connection.execute("DELETE FROM servers WHERE id = ?", (id,)).rowcount:
             raise NotFound("is not a server of this manager", object=f"server {id}")
         objects.bury_all(connection, id, store.now())
-        for table in ("callback_positions", "callback_gaps"):
+        for table in ("callback_positions", "callback_gaps", "server_facts"):
             connection.execute(f"DELETE FROM {table} WHERE server_id = ?", (id,))
 
     store.write(change)
     store.statistics.write(lambda connection: connection.execute("DELETE FROM latest WHERE server_id = ?", (id,)).rowcount)
-
-
-def heard_from(
-    connection: Connection,
-    id: str,
-    at: float,
-    version: Optional[str],
-    libvirt: Optional[str],
-    facts: Optional[Mapping[str, Any]] = None,
-    problem: Optional[str] = None,
-) -> bool:
-    """Note a callback (`at` by the manager's clock; libvirt "up" or "down"); return whether the server was not online before.
-
-    What is None stays as it was told before, but for `problem`: None says that the agent has none.
-    """
-    before = connection.execute("SELECT state FROM servers WHERE id = ?", (id,)).fetchone()
-    if before is None:
-        return False
-    connection.execute(
-        "UPDATE servers SET state = 'online', last_seen = ?, version = coalesce(?, version), libvirt = coalesce(?, libvirt),"
-        " facts = coalesce(?, facts), problem = ? WHERE id = ?",
-        (at, version, libvirt, None if facts is None else as_json(facts), problem, id),
-    )
-    return bool(before["state"] != ONLINE)
 
 
 def set_serial(store: Store, id: str, serial: Optional[str]) -> None:
@@ -147,20 +136,6 @@ def set_serial(store: Store, id: str, serial: Optional[str]) -> None:
 def set_address(store: Store, id: str, address: str, port: int) -> None:
     """Note where the server's agent is reached now."""
     store.write(lambda connection: connection.execute("UPDATE servers SET address = ?, port = ? WHERE id = ?", (address, port, id)).rowcount)
-
-
-def mark_silent(store: Store, before: float) -> list[dict[str, Any]]:
-    """Mark the servers last heard before that time as offline, and return those that were not so yet.
-
-    One that was heard in the future (the clock was set back) counts as heard just now.
-    """
-
-    def change(connection: Connection) -> list[str]:
-        connection.execute("UPDATE servers SET last_seen = ?1 WHERE last_seen > ?1", (store.now(),))
-        gone = connection.execute("UPDATE servers SET state = 'offline' WHERE state = 'online' AND last_seen < ? RETURNING id", (before,)).fetchall()
-        return [row["id"] for row in gone]
-
-    return [find(store, id) for id in store.write(change)]
 
 
 def revoke(store: Store, serial: str, server_ids: Iterable[str], until: float) -> None:
@@ -182,8 +157,30 @@ def forget_revoked(store: Store) -> int:
     return store.write(lambda connection: connection.execute("DELETE FROM revoked WHERE until < ?", (store.now(),)).rowcount)
 
 
+def host_uuid(facts: Mapping[str, Any]) -> Optional[str]:
+    """What libvirt calls the machine in a server's facts; it refuses to migrate between two of the same name."""
+    uuid = facts.get("uuid")
+    return uuid if isinstance(uuid, str) and uuid else None
+
+
+def same_hosts(connection: Connection, id: str, uuid: Optional[str]) -> list[str]:
+    """The names of the other servers that have this host UUID."""
+    return sorted(row["name"] for row in connection.execute(SAME_HOST.format(uuid="?", id="?"), (uuid, id)))
+
+
 def _item(row: Row) -> dict[str, Any]:
-    item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms")}
+    item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms", "maintenance_reason")}
+    item |= {"last_seen": shown_time(row["last_seen"]), "state_since": shown_time(row["state_since"]), "maintenance": bool(row["maintenance"])}
+    item |= {"tags": sorted(set(from_json(row["tags"]))), "behind": is_older(row["version"], VERSION), "facts": from_json(row["told_facts"])}
     ends = {"certificate_ends_at": shown_time(row["ends_at"]), "libvirt_certificate_ends_at": shown_time(row["libvirt_ends_at"])}
-    item.update(pool=row["pool"] or "default", revoked=row["serial"] is None, **ends)
-    return {**item, "last_seen": shown_time(row["last_seen"]), "facts": from_json(row["facts"])}
+    return {**item, **ends, "pool": row["pool"] or "default", "revoked": row["serial"] is None, "problems": _problems(row)}
+
+
+def _problems(row: Row) -> list[str]:
+    """What is to be told of a server, each in a sentence that says what to do."""
+    found = [row["problem"]] if row["problem"] else []
+    if row["diagnosis"] and row["state"] not in CONNECTED:
+        found.append(row["diagnosis"])
+    if twins := from_json(row["twins"]):
+        found.append(f"has the same host UUID as {', '.join(sorted(twins))}: {SAME_UUID_REMEDY}")
+    return found

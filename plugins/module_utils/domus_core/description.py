@@ -12,9 +12,15 @@ from .planning.live import waiting_now
 
 
 def identity(kind: str, key: str, found: Optional[Found], server_id: str) -> str:
-    """What an object is known by everywhere: a VM by its UUID; anything else by one that is made of its server, kind and key."""
-    own = getattr(found.state, "uuid", "") if found is not None and kind == "vm" else ""
-    return str(own or uuid.uuid5(uuid.UUID(server_id), f"{kind}/{key}"))
+    """What an object is known by everywhere.
+
+    A VM and a shared repository by their UUID, what lies in a shared repository by one that is made of the repository's: it is one object,
+    seen from several servers. Anything else by one that is made of its server, kind and key.
+    """
+    state: Any = found.state if found is not None else None
+    own = getattr(state, "uuid", None) if kind in ("vm", "repository") else None
+    within = getattr(state, "repository_uuid", None)
+    return str(own or uuid.uuid5(uuid.UUID(within or server_id), f"{kind}/{key}"))
 
 
 def describe(kind: str, key: str, found: Found, server_id: str) -> dict[str, Any]:

@@ -47,20 +47,22 @@ class Group:
         """All processes inside, at any depth."""
         found: set[int] = set()
         for place in self.places:
-            for procs in place.rglob("cgroup.procs"):
+            # Groups inside come and go meanwhile.
+            for directory, _, _ in os.walk(place):
                 with contextlib.suppress(OSError):
-                    found |= {int(pid) for pid in procs.read_text().split()}
+                    found |= {int(pid) for pid in Path(directory, "cgroup.procs").read_text().split()}
         return found - {0}
 
     def freeze(self, frozen: bool) -> None:
         """Stop all processes where they are, or let them go on."""
-        for (_, kind), place in zip(hierarchies(), self.places):
-            if kind == "cgroup2" and (place / "cgroup.freeze").exists() and not self._version_1():
+        wanted = "FROZEN" if frozen else "THAWED"
+        old = [state for place in self.places if (state := place / "freezer.state").exists()]
+        for state in old:
+            state.write_text(wanted)
+        if not old:
+            for place in self.places:
                 (place / "cgroup.freeze").write_text("1" if frozen else "0")
-            elif (place / "freezer.state").exists():
-                (place / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
-                wanted = "FROZEN" if frozen else "THAWED"
-                wait_until(lambda state=place / "freezer.state": state.read_text().strip() == wanted, 10, f"{self.path} becoming {wanted}")
+        wait_until(lambda: all(state.read_text().strip() == wanted for state in old), 10, f"{self.path} becoming {wanted}")
 
     def kill(self) -> None:
         """End every process inside at once, frozen or not."""
@@ -88,6 +90,3 @@ class Group:
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)
         return not any(place.exists() for place in self.places)
-
-    def _version_1(self) -> bool:
-        return any((place / "freezer.state").exists() for place in self.places)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from .cgroups import Group
 from .commands import LabError, run, wait_until
+from .faults import Faults
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # A command inside gets these, and nothing of the caller's.
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb")
 BOOT_SECONDS = 60.0
+# What a container may not do, because it would do it to this machine: set the wall clock, load kernel modules.
+MACHINES = ("sys_time", "sys_module")
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Traits:
     uuid: str = ""
 
 
-class Host(abc.ABC):
+class Host(Faults, abc.ABC):
     """What hosts of every kind can do."""
 
     boot_seconds = BOOT_SECONDS
@@ -283,8 +287,7 @@ class Container(Host):
             "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}", f"--machine={self.lab.name}-{self.name}", f"--hostname={self.name}",
             "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=read-only",
             f"--network-namespace-path={namespace}", f"--uuid={(self.root / 'etc/machine-id').read_text().strip()}",
-            # The wall clock, modules and system calls for them are the machine's, not the host's.
-            "--capability=all", "--drop-capability=CAP_SYS_TIME,CAP_SYS_MODULE",
+            "--capability=all", f"--drop-capability={','.join(f'CAP_{name.upper()}' for name in MACHINES)}",
             f"--bind={self.lab.shared}:/srv/shared", "--bind=/dev/net/tun",
         )  # fmt: skip
         environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
@@ -304,6 +307,31 @@ class Container(Host):
         if os.path.ismount(self.root):
             (self.root / "etc/hosts").write_text(self.lab.hosts_file())
 
+    def fill_disk(self, leave: int = 0) -> None:
+        """Make the disk as small as what is on it: every further write fails with ENOSPC. `leave`: bytes that stay free."""
+        disk = self.directory / "disk"
+        room = os.statvfs(disk)
+        self._resize(str((room.f_blocks - room.f_bfree) * room.f_frsize + max(leave, room.f_frsize)))
+
+    def free_disk(self) -> None:
+        """Give the disk its room back."""
+        self._resize(self.traits.disk)
+
+    def _resize(self, size: str) -> None:
+        run("mount", "-o", f"remount,size={size}", str(self.directory / "disk"))
+
+    def move_clock(self, seconds: float, unit: str = "") -> None:
+        """Restart one unit with another clock (0: with the right one). All containers have the machine's clock: a whole host needs kind="machine"."""
+        if not unit:
+            raise LabError(f"{self}: its clock is this machine's; name a unit, which gets another clock, or use kind='machine'")
+        place = f"/etc/systemd/system/{unit if '.' in unit else unit + '.service'}.d/clock.conf"
+        if seconds:
+            self.write(place, f'[Service]\nEnvironment=LD_PRELOAD={FAKETIME} "FAKETIME={seconds:+g}" FAKETIME_DONT_FAKE_MONOTONIC=1\n')
+        else:
+            self.run("rm", "-f", place)
+        self.run("systemctl", "daemon-reload")
+        self.run("systemctl", "restart", unit)
+
     def leader(self) -> int:
         """The process, as this machine counts, that is the first one of the host."""
         for pid in self.group.pids():
@@ -319,4 +347,6 @@ class Container(Host):
             leader = self.leader()
         except LabError as error:
             return ["sh", "-c", f"echo {shlex.quote(str(error))} >&2; exit 255"]
-        return self.group.command("nsenter", f"--target={leader}", "--all", "--", "env", "--ignore-environment", *ENVIRONMENT, *command)
+        # Not by its first process does this command come in: it would have the machine's privileges.
+        without = f"--bounding-set={','.join(f'-{name}' for name in MACHINES)}"
+        return self.group.command("setpriv", without, "nsenter", f"--target={leader}", "--all", "--", "env", "--ignore-environment", *ENVIRONMENT, *command)

@@ -87,7 +87,9 @@ def pack(directory: Path, archive: Path) -> None:
     require("cpio", "cpio")
     names = "\0".join(str(path.relative_to(directory)) for path in sorted(directory.rglob("*")))
     with open(archive, "wb") as target:
-        subprocess.run(["cpio", "--quiet", "--null", "--create", "--format=newc", "--owner=0:0"], input=names.encode(), stdout=target, cwd=directory, check=True)
+        subprocess.run(
+            ["cpio", "--quiet", "--null", "--create", "--format=newc", "--owner=0:0"], input=names.encode(), stdout=target, cwd=directory, check=True
+        )
 
 
 def _make_machine(place: Path, wanted: list[str]) -> None:

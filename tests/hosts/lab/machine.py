@@ -14,8 +14,10 @@ from .host import ENVIRONMENT, Host, write_identity
 from .image import pack
 
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+SHARE_OPTIONS = "sandbox=chroot,cache=none,flock,posix_lock,xattr,allow_direct_io"
+FILLER = "/var/filler"
 # What costs time at boot and protects nobody here.
-KERNEL_ARGUMENTS = "console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 apparmor=0 nokaslr random.trust_cpu=on systemd.show_status=0"
+KERNEL_ARGUMENTS = "console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 apparmor=0 selinux=0 nokaslr random.trust_cpu=on systemd.show_status=0"
 
 
 class Machine(Host):
@@ -71,6 +73,22 @@ class Machine(Host):
         if self.is_running:
             self.attempt("tee", "/etc/hosts", text=self.lab.hosts_file(), timeout=10)
 
+    def fill_disk(self, leave: int = 0) -> None:
+        """Fill the disk with a file, also what is reserved for root: every further write fails with ENOSPC. `leave`: bytes that stay free."""
+        room = int(self.run("stat", "--file-system", "--format=%f", "/")) * int(self.run("stat", "--file-system", "--format=%S", "/"))
+        self.run("fallocate", "--length", str(max(room - leave - (1 << 20), 1)), FILLER, timeout=300)
+        if not leave:
+            self.attempt("sh", "-c", f"cat /dev/zero >>{FILLER}", timeout=300)
+        self.run("sync", timeout=300)
+
+    def free_disk(self) -> None:
+        """Give the disk its room back."""
+        self.run("rm", "-f", FILLER)
+
+    def move_clock(self, seconds: float, unit: str = "") -> None:
+        """Move the wall clock of the whole host; of `unit`, which containers need, nothing depends."""
+        self.run("date", "--set", f"@{float(self.run('date', '+%s.%N')) + seconds:.3f}")
+
     def _make_initrd(self) -> None:
         """The initrd of all machines, and this one's identity behind it."""
         first = self.directory / "initrd.d"
@@ -86,7 +104,7 @@ class Machine(Host):
             raise LabError(f"{VIRTIOFSD} is missing; as root, run: apt-get install --no-install-recommends qemu-system-common")
         path = self.directory / "virtiofs"
         path.unlink(missing_ok=True)
-        command = self.group.command(VIRTIOFSD, f"--socket-path={path}", "-o", f"source={self.lab.shared}", "-o", "cache=none", "--syslog")
+        command = self.group.command(VIRTIOFSD, f"--socket-path={path}", "-o", f"source={self.lab.shared}", "-o", SHARE_OPTIONS)
         self.lab.children.append(
             subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         )
@@ -96,7 +114,7 @@ class Machine(Host):
         traits, image, network = self.traits, self.lab.machine_image, self.lab.network
         words = [
             "qemu-system-x86_64", "-name", f"{self.lab.name}-{self.name}", "-nodefaults", "-no-user-config", "-display", "none",
-            "-accel", "tcg,thread=multi", "-machine", "pc,memory-backend=memory", "-cpu", "EPYC", "-smp", str(traits.processors),
+            "-accel", "tcg,thread=multi", "-machine", "pc,memory-backend=memory", "-cpu", "max,la57=off,svm=off", "-smp", str(traits.processors),
             "-m", str(traits.memory), "-object", f"memory-backend-memfd,id=memory,size={traits.memory}M,share=on", "-uuid", traits.uuid,
             "-kernel", str(image / "vmlinuz"), "-initrd", str(self.directory / "initrd"), "-append", KERNEL_ARGUMENTS,
             # A power cut of the host loses what the guest did not sync, as it should; one of this machine concerns nobody.

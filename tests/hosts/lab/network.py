@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from .cgroups import Group
 from .commands import LabError, require, run
 
 Direction = Literal["both", "from", "to"]
@@ -32,6 +36,7 @@ class Network:
         self.name = f"dh{number}"
         self.subnet = f"{PREFIX}.{number}.0/24"
         self.gateway = f"{PREFIX}.{number}.1"
+        self._wires: list[subprocess.Popen[bytes]] = []
 
     def bridge(self, segment: int) -> str:
         """The bridge of a segment; segment 0 is where hosts have their address."""
@@ -119,8 +124,54 @@ class Network:
         pairs = f'{{ "{port}" . "{other}", "{other}" . "{port}" }}'
         run("nft", "add", "element", "bridge", self.name, "parted", pairs)
 
+    def set_carrier(self, port: str, carrier: bool) -> None:
+        """Plug the cable of a port in, or pull it."""
+        _ip("link", "set", port, *(("carrier", "on" if carrier else "off") if _is_tap(port) else ("up" if carrier else "down",)))
+
+    def degrade(self, port: str, segment: int, settings: Mapping[str, Mapping[str, float]]) -> None:
+        """Put a bad wire (wire.py) between the port and the bridge."""
+        self._mend_wire(port)
+        outer, inner = self._wire(port)
+        _ip("link", "add", inner, "type", "veth", "peer", "name", outer)
+        for name in (port, outer):
+            # The machine itself must not answer what passes here.
+            _ip("link", "set", name, "nomaster", "arp", "off")
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+            _ip("link", "set", name, "up")
+        group = self._wire_group(port)
+        group.make()
+        command = group.command(sys.executable, str(Path(__file__).with_name("wire.py")), port, outer, json.dumps(settings))
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            raise LabError(f"the bad wire at {port} did not start")
+        process.stdout.close()
+        self._wires.append(process)
+        self.attach(inner, segment)
+
+    def _wire(self, port: str) -> tuple[str, str]:
+        """The interfaces of the wire at a port: the one that the process reads, and the one in the bridge."""
+        return port.replace("e", "o"), port.replace("e", "i")
+
+    def _wire_group(self, port: str) -> Group:
+        return Group(f".{self.name}", port)
+
+    def _mend_wire(self, port: str) -> None:
+        outer, inner = self._wire(port)
+        if not Path("/sys/class/net", inner).exists():
+            return
+        segment = Path("/sys/class/net", inner, "master").resolve().name.partition("s")[2]
+        self._wire_group(port).remove()
+        for process in self._wires:
+            process.poll()
+        _ip("link", "delete", inner)
+        if Path("/sys/class/net", port).exists():
+            _ip("link", "set", port, "arp", "on")
+            self.attach(port, int(segment or 0))
+
     def restore(self, port: str) -> None:
-        """Take back every cut at this port."""
+        """Take back every cut at this port, and a bad wire."""
+        self._mend_wire(port)
         for name in ("silent_from", "silent_to"):
             with contextlib.suppress(LabError):  # it was not in there
                 run("nft", "delete", "element", "bridge", self.name, name, "{", f'"{port}"', "}")
@@ -139,12 +190,17 @@ class Network:
         """Remove everything that carries this lab's number."""
         for path in Path("/run/netns").glob(f"{self.name}-*"):
             run("ip", "netns", "delete", path.name)
+        Group(f".{self.name}").remove()
         names = [path.name for path in Path("/sys/class/net").iterdir()]
         for name in names:
             if name.startswith(f"{self.name}-") or name == self.name or name.startswith(f"{self.name}s"):
                 with contextlib.suppress(LabError):  # its other end went first
                     _ip("link", "delete", name)
         subprocess.run(["nft", "delete", "table", "bridge", self.name], capture_output=True, check=False)
+
+
+def _is_tap(port: str) -> bool:
+    return Path("/sys/class/net", port, "tun_flags").exists()
 
 
 def _ip(*words: str) -> None:

@@ -57,6 +57,9 @@ class FakeManager:
     def post(self, path: str, body: Any = None, **query: Any) -> Any:
         return self._answer("POST", path, body, query)
 
+    def put(self, path: str, body: Any, **query: Any) -> Any:
+        return self._answer("PUT", path, body, query)
+
     def delete(self, path: str, **query: Any) -> Any:
         return self._answer("DELETE", path, None, query)
 

@@ -209,9 +209,16 @@ def test_adopting_prints_a_document(manager: FakeManager, domus: Domus) -> None:
 
 def test_a_server_is_shown_with_its_facts_and_its_agents_problem(manager: FakeManager, domus: Domus) -> None:
     facts = {"hostname": "srv1.example", "memory": 1 << 34, "virtualization": "kvm", "libvirt_version": "9.0.0"}
-    manager.answers["GET", "/api/v1/servers/s1"] = {"id": "x", "name": "s1", "state": "online", "problem": "database: disk full", "facts": facts}
+    manager.answers["GET", "/api/v1/servers/s1"] = {"id": "x", "name": "s1", "state": "running", "problems": ["database: disk full"], "facts": facts}
     out = domus("server", "show", "s1").out
     assert all(text in out for text in ("srv1.example", "16GiB", "kvm", "9.0.0", "database: disk full"))
+
+
+def test_a_server_is_taken_out_of_use_and_back(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["PUT", "/api/v1/servers/s1/maintenance"] = {"name": "s1", "maintenance": True}
+    assert "s1 is in maintenance" in domus("server", "maintenance", "s1", "on", "--reason", "new memory").out
+    assert manager.asked[0][2] == {"enabled": True, "evacuate": False, "reason": "new memory"}
+    assert domus("server", "maintenance", "s1", "off", "--evacuate").code == 64
 
 
 def test_a_server_is_added_with_a_secret_from_a_file(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:

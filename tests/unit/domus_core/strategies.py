@@ -50,10 +50,13 @@ def _scalar(kind: types.FieldType, field: Field) -> st.SearchStrategy[Any]:
         (types.Size, SIZES),
         (types.MacAddress, st.integers(1, 5).map(lambda number: f"52:54:00:00:00:0{number}")),
         (types.IpAddress, ADDRESSES),
+        (types.HostAddress, st.sampled_from(["nas1", "192.0.2.5"])),
         (types.Subnet, st.just("192.0.2.0/24")),
         (types.AbsolutePath, st.sampled_from(["/srv/main", "/srv/other"])),
         (types.FileReference, st.sampled_from(FILES)),
         (types.Name, st.sampled_from(["a", "b", "c"])),
+        (types.ServerOrTag, st.sampled_from(["a", "b", "tag:c"])),
+        (types.Ratio, st.sampled_from([1, 1.5, 2])),
     ):
         if isinstance(kind, of_type):
             return strategy

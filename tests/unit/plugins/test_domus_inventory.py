@@ -68,13 +68,17 @@ def hosts_of(told: dict[str, Any]) -> set[str]:
 
 
 def test_servers_and_vms_are_hosts_with_addresses_and_groups(manager: FakeManager, tmp_path: Path) -> None:
-    source = {"plugin": "domus.virt.domus", "keyed_groups": [{"key": "domus_tags", "prefix": "tag"}], "groups": {"up": "domus_state == 'running'"}}
+    source = {
+        "plugin": "domus.virt.domus",
+        "keyed_groups": [{"key": "domus_tags", "prefix": "tag"}],
+        "groups": {"up": "domus_spec is defined and domus_state == 'running'"},
+    }
     source |= {"compose": {"memory": "domus_spec.memory"}, "strict": False}
     told = listed(manager, tmp_path, json.dumps(source))
     variables = told["_meta"]["hostvars"]
     assert told["domus_servers"]["hosts"] == ["srv1"] and set(told["domus_vms"]["hosts"]) == {"web1", "web2", "srv1.srv1"}
     assert told["up"]["hosts"] == ["web1"] and set(told["tag_web"]["hosts"]) == {"web1", "web2"} and told["tag_front"]["hosts"] == ["web1"]
-    assert variables["srv1"]["ansible_host"] == "192.0.2.1" and variables["srv1"]["domus_state"] == "online"
+    assert variables["srv1"]["ansible_host"] == "192.0.2.1" and variables["srv1"]["domus_state"] == "running"
     web1 = variables["web1"]
     assert (web1["ansible_host"], web1["domus_server"], web1["domus_state"]) == ("192.0.2.7", "srv1", "running")
     assert web1["memory"] == web1["domus_spec"]["memory"] > 0 and web1["domus_tags"] == ["front", "web"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import http.client
@@ -33,11 +34,15 @@ class AgentClient:
         certificate_path: str,
         key_path: str,
         timeout: float = TIMEOUT,
+        context: Optional[ssl.SSLContext] = None,
     ) -> None:
-        """`authority` is the servers' CA, as PEM or as the path of a file; `timeout` the seconds that an answer may take."""
+        """`authority` is the servers' CA, as PEM or as the path of a file; `timeout` the seconds that an answer may take.
+
+        Those who call many agents make the `context` once (`tls_context` of the same files), which costs as much as a handshake.
+        """
         self.place = f"agent {address}:{port}"
         self._address, self._port, self._server_id, self._timeout = address, port, server_id, timeout
-        self._context = _context(authority, certificate_path, key_path)
+        self._context = context or tls_context(authority, certificate_path, key_path)
         self._kept = threading.local()
         self._open: weakref.WeakSet[http.client.HTTPSConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -106,6 +111,36 @@ class AgentClient:
         return decode_answer(answer)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A server's certificate: whose it is, its serial number (hexadecimal), and when it ends (seconds since 1970)."""
+
+    server_id: str
+    serial: str
+    ends_at: float
+
+
+def who_answers(address: str, port: int, authority: str, certificate_path: str, key_path: str, timeout: float = TIMEOUT) -> Shown:
+    """The certificate of this authority that a server shows there.
+
+    Raises Unreachable: nobody answers, or with another certificate.
+    """
+    place = f"agent {address}:{port}"
+    connection = http.client.HTTPSConnection(address, port, timeout=timeout, context=tls_context(authority, certificate_path, key_path))
+    try:
+        connection.connect()
+        shown: Mapping[str, Any] = connection.sock.getpeercert() or {}
+    except OSError as error:
+        raise _unreachable(place, error) from None
+    finally:
+        connection.close()
+    prefix = server_urn("")
+    ids = [name[len(prefix) :] for name in _uris(shown) if name.startswith(prefix)]
+    if len(ids) != 1:
+        raise Unreachable("its certificate is not that of a server", object=place, field="certificate", remedy="Is it a Domus agent that listens there?")
+    return Shown(ids[0], format(int(str(shown["serialNumber"]), 16), "x"), ssl.cert_time_to_seconds(str(shown["notAfter"])))
+
+
 class FirstContact:
     """One TLS connection to a server nobody has a certificate of: nothing is sent before its fingerprint was compared."""
 
@@ -120,7 +155,7 @@ class FirstContact:
             self._connection.close()
             raise _unreachable(self.place, error) from None
         self._connection.auto_open = 0  # what was compared is this connection, not the next one
-        #: the certificate that was shown (DER), and its SHA-256, hexadecimal
+        #: the certificate that was shown (DER), which nobody has checked yet, and its SHA-256, hexadecimal
         self.certificate = self._connection.sock.getpeercert(binary_form=True) or b""
         self.fingerprint = hashlib.sha256(self.certificate).hexdigest()
 
@@ -165,7 +200,7 @@ class FirstContact:
         self.close()
 
 
-def _context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLContext:
+def tls_context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLContext:
     """TLS that trusts this CA only and shows this certificate. Raises NotFound or DriverError when they can not be read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # who it is stands in the certificate's URI: addresses change
@@ -182,7 +217,7 @@ def _context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLCon
 
 
 def _check_identity(certificate: Mapping[str, Any], server_id: str, place: str) -> None:
-    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+    names = _uris(certificate)
     if server_urn(server_id) not in names:
         raise Unreachable(
             "another server answers there",
@@ -191,6 +226,10 @@ def _check_identity(certificate: Mapping[str, Any], server_id: str, place: str) 
             value=", ".join(names),
             remedy=f"Expected {server_urn(server_id)}; is the server's address right?",
         )
+
+
+def _uris(certificate: Mapping[str, Any]) -> list[str]:
+    return [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
 
 
 def _exchange(connection: http.client.HTTPSConnection, body: bytes, timeout: float) -> bytes:
@@ -223,6 +262,7 @@ def _unreachable(place: str, error: BaseException) -> Unreachable:
         return Unreachable(
             f"its certificate is not one of this manager's servers: {error.verify_message}",
             object=place,
+            field="certificate",
             remedy="Is the server taken over by this manager? Are the clocks right? domus-agent status",
         )
     if isinstance(error, (ssl.SSLError, *_CLOSED)):

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any, Optional
 
 from ..model.fields import CREATION, RESTART, given, make
+from ..model.identity import derived_uuid
 from ..model.iso import IsoState
 from ..model.network import NetworkState
-from ..model.repository import ISOS, TEMPLATES, VIRTUAL_DISKS, RepositoryState
+from ..model.repository import ISOS, TEMPLATES, VIRTUAL_DISKS, RepositoryState, is_shared
 from ..model.server import ServerState
 from ..model.snapshot import Found, Snapshot
 from ..model.template import TemplateState
@@ -63,7 +64,7 @@ def _running(found: Optional[Found], spec: VmSpec, step: Step, run_state: str) -
 
 
 def _without_state(spec: Any) -> Any:
-    dropped = ("state", "adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server", "servers")
+    dropped = ("state", "adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server", "servers", "force_unmount")
     values = {name: value for name, value in given(spec).items() if name not in dropped}
     if isinstance(spec, VmSpec):
         for group in ("disks", "cdroms", "nics"):
@@ -123,6 +124,18 @@ def _registered(make_state: Any) -> Any:
     return after
 
 
+def _repository(found: Optional[Found], step: Step) -> Found:
+    spec = _without_state(step.spec)
+    before = (
+        found.state
+        if found
+        else RepositoryState(registered=True, shared=is_shared(spec), uuid=derived_uuid("", "repository", spec.name) if is_shared(spec) else "")
+    )
+    mounted = None if spec.nfs is None else True
+    state = dataclasses.replace(before, mounted=mounted, available=True, problem=None, file_system="nfs4" if mounted else before.file_system)
+    return Found(spec, state, fingerprint=_fingerprint(found))
+
+
 def _image_state(state: Any, folder: str) -> Any:
     def make_state(snapshot: Snapshot, spec: Any) -> Any:
         name, rest = spec.image.split("/", 1)
@@ -137,7 +150,7 @@ _AFTER = {
     "network": _network,
     "virtual_disk": _virtual_disk,
     "server": _registered(lambda snapshot, spec: ServerState()),
-    "repository": _registered(lambda snapshot, spec: RepositoryState(registered=True)),
+    "repository": lambda snapshot, found, step, site: _repository(found, step),
     "template": _registered(_image_state(TemplateState, TEMPLATES)),
     "iso": _registered(_image_state(IsoState, ISOS)),
 }

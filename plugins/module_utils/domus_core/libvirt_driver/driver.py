@@ -15,6 +15,7 @@ from ..model.kind import is_absent
 from ..model.server import ServerSpec, ServerState
 from ..model.snapshot import Found, Snapshot
 from ..planning.steps import DELETE, Step
+from ..storage_connect.storage import Storage
 from . import network, repository, virtual_disk
 from .connection import connect, told
 from .locks import held
@@ -42,6 +43,7 @@ class LibvirtDriver:
         self.uri = uri
         self.state_directory = state_directory
         self.registry = Registry(os.path.join(state_directory, "objects"))
+        self.storage = Storage()
         self._site: Optional[Site] = None
         self._places: Optional[Places] = None
         self._isos: dict[str, str] = {}
@@ -53,17 +55,16 @@ class LibvirtDriver:
     def read(self, site: Site) -> Snapshot:
         """The server as it is, with the files that the document names."""
         self._site = site
-        repositories = repository.read_repositories(self.registry, site)
-        places = repository.places_of(repositories, site)
-        isos = repository.read_images("iso", self.registry, places)
-        self._remember(places, isos)
+        repositories = repository.read_repositories(self.registry, site, self.storage)
+        places = repository.registered_places(self.registry, self.storage, site)
+        self._remember(places)
         server = self._server(site)
         objects = {
             "server": self._servers(server),
             "network": network.read_networks(self.connection, self.registry),
             "repository": repositories,
             "template": repository.read_images("template", self.registry, places),
-            "iso": isos,
+            "iso": repository.read_images("iso", self.registry, places),
             "virtual_disk": virtual_disk.read_virtual_disks(places),
             "vm": self._vms().read_all(),
         }
@@ -83,7 +84,7 @@ class LibvirtDriver:
         if kind == "server":
             return self._servers(self._server(self._site)).get(key)
         if kind == "repository":
-            return repository.read_repositories(self.registry, self._site).get(key)
+            return repository.read_repositories(self.registry, self._site, self.storage).get(key)
         return repository.read_images(kind, self.registry, self.known_places()).get(key)
 
     def find_vm(self, name_or_uuid: str) -> Optional[Found]:
@@ -121,13 +122,12 @@ class LibvirtDriver:
         """Where things are, as far as the last reading and the registry tell."""
         if self._places is not None:
             return self._places
-        repositories = repository.read_repositories(self.registry, self._site)
-        places = repository.places_of(repositories, self._site)
-        self._remember(places, repository.read_images("iso", self.registry, places))
+        places = repository.registered_places(self.registry, self.storage, self._site)
+        self._remember(places)
         return places
 
-    def _remember(self, places: Places, isos: dict[str, Found]) -> None:
-        self._isos = {name: found.state.path for name, found in isos.items() if found.state.path}
+    def _remember(self, places: Places) -> None:
+        self._isos = repository.paths_of_isos(self.registry, places)
         self._places = places
 
     def _vms(self) -> Vms:
@@ -135,7 +135,7 @@ class LibvirtDriver:
 
     def _carry_out_vm(self, step: Step, site: str) -> None:
         if step.action in ACTIONS:  # a run state needs no image: do not look for them
-            Vms(self.connection, Places({}), {}, self._seeds()).carry_out(step, site)
+            Vms(self.connection, repository.registered_places(self.registry, self.storage), {}, self._seeds()).carry_out(step, site)
         else:
             self._vms().carry_out(step, site)
 
@@ -173,7 +173,7 @@ class LibvirtDriver:
 _STEPS: dict[str, Callable[[LibvirtDriver, Step, str], None]] = {
     "server": LibvirtDriver._carry_out_server,
     "network": lambda driver, step, site: network.carry_out(driver.connection, driver.registry, step, site),
-    "repository": lambda driver, step, site: repository.carry_out_repository(driver.registry, step),
+    "repository": lambda driver, step, site: repository.carry_out_repository(driver.registry, driver.storage, step, site),
     "template": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
     "iso": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
     "virtual_disk": lambda driver, step, site: virtual_disk.carry_out(driver.connection, driver.registry, driver.known_places(), step),

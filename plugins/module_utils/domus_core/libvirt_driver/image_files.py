@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ..errors import Busy, Conflict, DriverError, InvalidSpec, NoCapacity
+from .bounded import require_wanted
 from .image_header import SECTOR, ImageHeader, inspect
 from .tools import explain, run
 
@@ -31,6 +32,8 @@ _FLOCK = struct.Struct("@hhqqi0q")
 _OUR_LOCK_BYTE = 0
 # QEMU (block/file-posix.c) holds this byte while it may write: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE.
 _QEMU_WRITER_BYTE = 101
+# All bytes of its permissions, and of what it lets others do.
+_QEMU_BYTES = (100, 200)
 
 
 def create_empty(path: str, format: str, size: int, preallocated: bool) -> None:
@@ -132,13 +135,29 @@ def check_safe(path: str, *, expected_format: str, allowed_directories: Sequence
 
 
 def remove(path: str) -> None:
-    """Delete an image and what a killed run left of it; a missing one is fine."""
+    """Delete an image and what a killed run left of it; a missing one is fine. Raises Busy when QEMU has it open, also that of another server."""
     with _explained("removing the image", path):
         _discard_leftover(_partial_name(path))
         with suppress(FileNotFoundError):
+            _refuse_used(path)
+            require_wanted()
             os.unlink(path)
             with _open_directory(path) as directory:
                 os.fsync(directory)
+
+
+def _refuse_used(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if _is_locked(descriptor, *_QEMU_BYTES):
+            raise Busy("the image is in use by a VM", value=path, remedy="Stop that VM first; it may be on another server.")
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int, start: int, length: int) -> bool:
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK)
 
 
 def _check_wanted(format: str, size: int) -> None:
@@ -211,6 +230,7 @@ def _new_file(path: str) -> Iterator[tuple[int, str]]:
             _lock(descriptor, partial)
             yield descriptor, partial
             os.fsync(descriptor)
+            require_wanted()
             # By descriptor, so that what is published is what was made; a directory descriptor makes Python use linkat(2).
             os.link(f"/proc/self/fd/{descriptor}", os.path.basename(path), dst_dir_fd=directory, follow_symlinks=True)
         except FileExistsError:
@@ -270,8 +290,7 @@ def _share_blocks(source_path: str, descriptor: int) -> bool:
     """Say whether the file could be made a copy that shares its blocks with the source (ioctl_ficlone(2)); not all file systems can."""
     source = os.open(source_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QEMU_WRITER_BYTE, 1, 0)
-        if _FLOCK.unpack(fcntl.fcntl(source, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
+        if _is_locked(source, _QEMU_WRITER_BYTE, 1):
             return False
         fcntl.ioctl(descriptor, _FICLONE, source)
     except OSError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Optional
 
 from ..errors import Conflict, DomusError, NotFound
@@ -13,10 +16,13 @@ from ..model.document import Site
 from ..model.fields import plain, restore
 from ..model.iso import IsoSpec, IsoState
 from ..model.kind import is_absent
-from ..model.repository import FOLDERS, ISOS, TEMPLATES, RepositorySpec, RepositoryState
+from ..model.repository import FOLDERS, ISOS, TEMPLATES, RepositorySpec, RepositoryState, completed, is_shared
 from ..model.snapshot import Found, ImageFile
 from ..model.template import TemplateSpec, TemplateState
-from ..planning.steps import DELETE, Step
+from ..planning.steps import CREATE, DELETE, Step
+from ..storage_connect.marker import claimed
+from ..storage_connect.reach import NotAnswering
+from ..storage_connect.storage import Storage
 from .image_files import check_safe
 from .image_header import inspect
 from .places import Places
@@ -27,35 +33,58 @@ EXTENSIONS = {".qcow2": "qcow2", ".img": "raw", ".raw": "raw", ".iso": "raw"}
 CHUNK = 1 << 20
 
 
-def read_repositories(registry: Registry, site: Optional[Site]) -> dict[str, Found]:
-    """The repositories that the server knows, and the adopted ones of the document whose directory exists."""
-    found = {}
-    for name in registry.names("repository"):
-        data = registry.read("repository", name)
-        if data is not None:
-            found[name] = _repository(restore(RepositorySpec, data), registered=True)
-    for name, spec in (site.wanted("repository") if site else {}).items():
-        if name not in found and spec.adopted and spec.path and os.path.isdir(spec.path) and not is_absent(spec):
-            found[name] = _repository(spec, registered=False)
+def read_repositories(registry: Registry, site: Optional[Site], storage: Storage) -> dict[str, Found]:
+    """The repositories that the server knows, and the adopted directories of the document that exist."""
+    known = _registered(registry)
+    states = storage.measure_all({name: (restore(RepositorySpec, data), str(data.get("uuid") or "")) for name, data in known.items()})
+    found = {name: _found(spec, state) for name, (spec, state) in states.items()}
+    for name, spec in _adopted(known, site).items():
+        if _is_directory(spec, storage):
+            found[name] = _found(spec, storage.measure(spec, registered=False, uuid=""))
     return found
 
 
-def _repository(spec: RepositorySpec, *, registered: bool) -> Found:
+def _registered(registry: Registry) -> dict[str, dict[str, Any]]:
+    read = ((name, registry.read("repository", name)) for name in registry.names("repository"))
+    return {name: data for name, data in read if data is not None}
+
+
+def _adopted(known: Mapping[str, Any], site: Optional[Site]) -> dict[str, RepositorySpec]:
+    """The directories that the document adopts."""
+    wanted = site.wanted("repository") if site else {}
+    return {name: spec for name, spec in wanted.items() if name not in known and spec.adopted and spec.nfs is None and spec.path and not is_absent(spec)}
+
+
+def _is_directory(spec: RepositorySpec, storage: Storage) -> bool:
     try:
-        room = os.statvfs(spec.path or "")
-        state = RepositoryState(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize, True, registered)
-    except OSError:
-        state = RepositoryState(available=False, registered=registered)
+        return bool(storage.reach(spec, lambda: os.path.isdir(spec.path or "")))
+    except NotAnswering:
+        return False
+
+
+def _found(spec: RepositorySpec, state: RepositoryState) -> Found:
     return Found(spec, state, fingerprint=repr(plain(spec)))
 
 
-def places_of(repositories: dict[str, Found], site: Optional[Site]) -> Places:
-    """Where things are, counting repositories that the document is about to make."""
-    specs = {name: found.spec for name, found in repositories.items()}
+def registered_places(registry: Registry, storage: Storage, site: Optional[Site] = None) -> Places:
+    """Where things are, as far as the registry and the document tell; looks at no file in a repository."""
+    known = _registered(registry)
+    specs = {name: restore(RepositorySpec, data) for name, data in known.items()}
     for name, spec in (site.wanted("repository") if site else {}).items():
-        if name not in specs and spec.path and not is_absent(spec):
-            specs[name] = spec
-    return Places(specs)
+        if name not in specs and (spec.path or spec.nfs is not None) and not is_absent(spec):
+            specs[name] = completed(spec)
+    return Places(specs, storage, {name: str(data["uuid"]) for name, data in known.items() if data.get("uuid")})
+
+
+def paths_of_isos(registry: Registry, places: Places) -> dict[str, str]:
+    """The files of the known ISO images by name; looks at none of them."""
+    paths = {}
+    for name in registry.names("iso"):
+        data = registry.read("iso", name)
+        if data is not None and data.get("image"):
+            with suppress(NotFound):
+                paths[name] = places.in_folder(data["image"], ISOS)
+    return paths
 
 
 def read_images(kind: str, registry: Registry, places: Places) -> dict[str, Found]:
@@ -71,13 +100,18 @@ def read_images(kind: str, registry: Registry, places: Places) -> dict[str, Foun
 def _image(kind: str, data: dict[str, Any], places: Places) -> Found:
     template = kind == "template"
     spec: Any = restore(TemplateSpec if template else IsoSpec, data)
+    state: Any = TemplateState() if template else IsoState()
+    known: dict[str, Any] = {"repository_uuid": places.uuids.get((spec.image or "").split("/", 1)[0]), "available": False}
     try:
         path = places.in_folder(spec.image, TEMPLATES if template else ISOS)
-        header = inspect(path)
-        state: Any = TemplateState(path, header.format, header.virtual_size) if template else IsoState(path, header.virtual_size)
+        known["path"] = path
+        header = places.reach(path, lambda: inspect(path))
+        known |= {"available": True, "size": header.virtual_size, **({"format": header.format} if template else {})}
+    except NotAnswering:
+        pass
     except DomusError:
-        state = TemplateState(available=False) if template else IsoState(available=False)
-    return Found(spec, state, fingerprint=repr(plain(spec)))
+        known.pop("path", None)
+    return Found(spec, dataclasses.replace(state, **known), fingerprint=repr(plain(spec)))
 
 
 def read_files(places: Places, site: Optional[Site]) -> dict[str, ImageFile]:
@@ -89,17 +123,22 @@ def read_files(places: Places, site: Optional[Site]) -> dict[str, ImageFile]:
             path = places.path(place)
         except NotFound:
             continue
-        if os.path.lexists(path):
-            files[place] = _examine(path, places)
+        try:
+            if places.reach(path, functools.partial(os.path.lexists, path)):
+                allowed = places.directories()
+                files[place] = places.reach(path, functools.partial(_examine, path, allowed))
+        except NotAnswering as error:
+            files[place] = ImageFile(problem=error.message)
     return files
 
 
 def _in_folders(places: Places) -> Iterable[str]:
     for name, spec in places.repositories.items():
         for folder in () if spec.adopted else (TEMPLATES, ISOS):
+            path = f"{spec.path}/{folder}"
             try:
-                entries = os.listdir(f"{spec.path}/{folder}")
-            except OSError:
+                entries = places.reach(path, functools.partial(os.listdir, path))
+            except (OSError, NotAnswering):
                 continue
             yield from (f"{name}/{folder}/{entry}" for entry in entries if not entry.startswith("."))
 
@@ -116,12 +155,12 @@ def _named(site: Optional[Site]) -> Iterable[str]:
             yield from (reference for reference in (vm.kernel.kernel, vm.kernel.initrd) if reference)
 
 
-def _examine(path: str, places: Places) -> ImageFile:
+def _examine(path: str, allowed: list[str]) -> ImageFile:
     try:
-        _require_inside(path, places)
+        _require_inside(path, allowed)
         header = inspect(path)
         expected = EXTENSIONS.get(os.path.splitext(path)[1], header.format)
-        check_safe(path, expected_format=expected, allowed_directories=places.directories())
+        check_safe(path, expected_format=expected, allowed_directories=allowed)
         return ImageFile(header.format, header.virtual_size)
     except DomusError as error:
         return ImageFile(problem=error.message)
@@ -129,26 +168,73 @@ def _examine(path: str, places: Places) -> ImageFile:
         return ImageFile(problem=str(error.strerror))
 
 
-def _require_inside(path: str, places: Places) -> None:
+def _require_inside(path: str, allowed: list[str]) -> None:
     """Raise Conflict when a folder on the path is a link that leads out of the repositories."""
     folder = os.path.realpath(os.path.dirname(path))
-    if not any(os.path.commonpath((folder, root)) == root for root in map(os.path.realpath, places.directories())):
+    if not any(os.path.commonpath((folder, root)) == root for root in allowed):
         raise Conflict("a folder on its path is a link that leads out of the repository", value=path)
 
 
-def carry_out_repository(registry: Registry, step: Step) -> None:
-    """Make a repository's directory and folders, or only forget or rewrite what is known of it. Raises DomusError."""
-    if step.action == DELETE:
-        registry.remove("repository", step.key)
-        return
+def carry_out_repository(registry: Registry, storage: Storage, step: Step, site: str) -> None:
+    """Attach a repository and make its folders, or only forget or rewrite what is known of it. Raises DomusError."""
     spec: RepositorySpec = step.spec
+    known = registry.read("repository", step.key)
+    try:
+        if step.action == DELETE:
+            storage.plugin(spec).detach(spec, force=bool(spec.force_unmount))
+            registry.remove("repository", step.key)
+        else:
+            _attach(storage, step, restore(RepositorySpec, known) if known else None)
+            registry.write("repository", step.key, {**_kept(spec), **_prepare(storage, step, site)})
+    finally:
+        storage.forget()
+
+
+def _attach(storage: Storage, step: Step, before: Optional[RepositorySpec]) -> None:
+    """Have the directory there; when it is to come from elsewhere and does not, it comes from where it did."""
+    spec: RepositorySpec = step.spec
+    moved = before is not None and any(change.field.startswith("nfs") for change in step.changes)
+    if before is not None and moved:
+        storage.plugin(before).detach(before, force=False)
+    try:
+        storage.plugin(spec).attach(spec)
+    except DomusError:
+        if before is not None and moved:
+            with suppress(DomusError):
+                storage.plugin(before).attach(before)
+        raise
+    finally:
+        storage.forget()
+
+
+def _prepare(storage: Storage, step: Step, site: str) -> dict[str, str]:
+    """Make what a repository has in it; one that turns out to be somebody else's is let go of again."""
+    spec: RepositorySpec = step.spec
+    try:
+        uuid = storage.work(spec, lambda: _furnish(spec, site))
+    except DomusError:
+        if step.action == CREATE:
+            with suppress(DomusError):
+                storage.plugin(spec).detach(spec, force=False)
+        raise
+    return {"uuid": uuid} if uuid else {}
+
+
+def _furnish(spec: RepositorySpec, site: str) -> str:
+    path, read_only = spec.path or "", bool(spec.nfs and spec.nfs.read_only)
     if spec.adopted:
-        if not os.path.isdir(spec.path or ""):
-            raise NotFound("there is no such directory to adopt", field="path", value=spec.path)
+        if not os.path.isdir(path):
+            raise NotFound("there is no such directory to adopt", field="path", value=path)
+        return ""
+    if not is_shared(spec):
+        uuid = ""
     else:
-        for folder in ("", *FOLDERS):
-            _make_folder(os.path.join(spec.path or "", folder))
-    registry.write("repository", step.key, _kept(spec))
+        if spec.nfs is None:
+            _make_folder(path)
+        uuid = claimed(path, site, spec.name, read_only=read_only)
+    for folder in () if read_only else ("", *FOLDERS):
+        _make_folder(os.path.join(path, folder))
+    return uuid
 
 
 def _make_folder(path: str) -> None:
@@ -166,8 +252,9 @@ def carry_out_image(registry: Registry, places: Places, step: Step) -> None:
     if step.action == DELETE:
         registry.remove(step.kind, step.key)
         return
-    if step.action == "create" and step.spec.checksum:
-        _prove(places.in_folder(step.spec.image, TEMPLATES if step.kind == "template" else ISOS), step.spec.checksum)
+    if step.action == CREATE and step.spec.checksum:
+        path = places.in_folder(step.spec.image, TEMPLATES if step.kind == "template" else ISOS)
+        places.work(path, lambda: _prove(path, step.spec.checksum))
     registry.write(step.kind, step.key, _kept(step.spec))
 
 
@@ -185,4 +272,4 @@ def _prove(path: str, checksum: str) -> None:
 
 def _kept(spec: Any) -> dict[str, Any]:
     data: dict[str, Any] = plain(spec)
-    return {name: value for name, value in data.items() if name not in ("state", "servers")}
+    return {name: value for name, value in data.items() if name not in ("state", "servers", "force_unmount")}

@@ -7,10 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 from ..errors import Conflict, DomusError, DriverError, InvalidSpec, NoCapacity, NotFound, Unreachable, Unsupported
+from .bounded import is_wanted
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = {
@@ -20,6 +22,7 @@ PACKAGES = {
     "xorriso": "xorriso",
 }
 LAST_LINES = 5
+POLL = 1.0
 LAST_CHARACTERS = 1000
 
 _FREE_SPACE = "Free some space there, or choose another repository."
@@ -34,23 +37,37 @@ def run(argv: Sequence[str], *, timeout: float, input: bytes | None = None, what
     # A child that outlived us would go on writing into a file that the next run believes to be its own.
     command = [_find("setpriv"), "--pdeathsig", "KILL", "--", _find(argv[0]), *argv[1:]]
     try:
-        done = subprocess.run(
-            command,
-            input=input or b"",
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            cwd="/",
-            env={"PATH": SEARCH_PATH, "LC_ALL": "C"},
-        )
+        status, output, errors = _run(command, input or b"", timeout)
     except subprocess.TimeoutExpired as error:
         remedy = "See whether the storage under it answers, then try again."
         raise Unreachable(f"{what} failed: {argv[0]} did not end within {timeout:g} seconds", remedy=remedy) from error
     except (OSError, ValueError) as error:
         raise explain(error, what) from error
-    if done.returncode != 0:
-        raise _refusal(argv[0], done.returncode, done.stderr, what)
-    return done.stdout.decode("utf-8", "replace")
+    if status != 0:
+        raise _refusal(argv[0], status, errors, what)
+    return output.decode("utf-8", "replace")
+
+
+def _run(command: Sequence[str], input: bytes, timeout: float) -> tuple[int, bytes, bytes]:
+    """Status, output and errors of a command. It is killed when its time is over, and when nobody waits for it any more."""
+    deadline = time.monotonic() + timeout
+    environment = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/", env=environment) as process:
+        given: bytes | None = input
+        while True:
+            try:
+                output, errors = process.communicate(given, timeout=max(0.0, min(POLL, deadline - time.monotonic())))
+                return process.returncode, output, errors
+            except subprocess.TimeoutExpired:
+                given = None
+                if time.monotonic() < deadline and is_wanted():
+                    continue
+                process.kill()
+                raise
+            except BaseException:
+                process.kill()
+                raise
 
 
 def explain(error: Exception, what: str, path: str | None = None) -> DomusError:

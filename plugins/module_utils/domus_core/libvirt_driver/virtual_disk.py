@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Optional
 
 from ..errors import Conflict, DomusError
 from ..model.fields import make, plain, restore
-from ..model.repository import TEMPLATES, VIRTUAL_DISKS
+from ..model.repository import TEMPLATES, VIRTUAL_DISKS, RepositorySpec, is_shared
 from ..model.snapshot import Found
 from ..model.virtual_disk import EXTENSIONS, VirtualDiskSpec, VirtualDiskState, file_name
 from ..planning.steps import CREATE, DELETE, Step
+from ..storage_connect.marker import NOTES
+from ..storage_connect.reach import NotAnswering
 from . import image_files
-from .bounded import bounded
+from .bounded import bounded, require_wanted
 from .connection import separate
 from .image_header import ImageHeader, inspect
+from .locks import held
 from .places import Places
 from .registry import Registry
 from .vm_live import grow_in_use
 
-NOTES = ".domus"
 GROW_LIMIT = 60.0
+# Another server may copy a large image under the same name.
+PATIENCE = 30.0
 FORMATS = {extension: format for format, extension in EXTENSIONS.items()}
 
 
@@ -30,45 +37,58 @@ def notes_of(repository_path: str) -> Registry:
 
 
 def read_virtual_disks(places: Places) -> dict[str, Found]:
-    """All virtual disks in all repositories, by `repository/name`."""
+    """All virtual disks in all repositories that can be reached, by `repository/name`."""
     found = {}
-    for name, spec in places.repositories.items():
-        if not spec.adopted:
-            found.update(_in_repository(name, spec.path or ""))
+    for spec in places.repositories.values():
+        with suppress(NotAnswering):
+            found.update(_in_repository(places, spec))
     return found
 
 
-def _in_repository(repository: str, path: str) -> dict[str, Found]:
-    folder = os.path.join(path, VIRTUAL_DISKS)
+def names_of_disks(places: Places, spec: RepositorySpec) -> list[tuple[str, str]]:
+    """Name and format of each image file in a repository. Raises NotAnswering."""
+    folder = os.path.join(spec.path or "", VIRTUAL_DISKS)
     try:
-        entries = sorted(os.listdir(folder))
+        entries = [] if spec.adopted else sorted(places.reach(folder, functools.partial(os.listdir, folder)))
     except OSError:
-        return {}
-    notes = notes_of(path)
+        return []
+    parts = [os.path.splitext(entry) for entry in entries if not entry.startswith(".")]
+    return [(stem, FORMATS[extension]) for stem, extension in parts if extension in FORMATS]
+
+
+def _in_repository(places: Places, spec: RepositorySpec) -> dict[str, Found]:
     found = {}
-    for entry in entries:
-        stem, extension = os.path.splitext(entry)
-        if extension in FORMATS and not entry.startswith("."):
-            one = _read(repository, stem, FORMATS[extension], os.path.join(folder, entry), notes)
-            if one is not None:
-                found[f"{repository}/{stem}"] = one
+    for name, format in names_of_disks(places, spec):
+        one = _read(places, spec, name, format)
+        if one is not None:
+            found[f"{spec.name}/{name}"] = one
     return found
 
 
 def read_virtual_disk(places: Places, key: str) -> Optional[Found]:
-    """One virtual disk, or None."""
+    """One virtual disk, or None. Raises NotAnswering."""
     repository, name = key.split("/", 1)
-    root = places.repositories.get(repository)
-    if root is None:
+    spec = places.repositories.get(repository)
+    if spec is None:
         return None
     for format in EXTENSIONS:
-        path = os.path.join(root.path or "", VIRTUAL_DISKS, file_name(name, format))
-        if os.path.exists(path):
-            return _read(repository, name, format, path, notes_of(root.path or ""))
+        path = _path(spec, name, format)
+        if places.reach(path, functools.partial(os.path.exists, path)):
+            return _read(places, spec, name, format)
     return None
 
 
-def _read(repository: str, name: str, format: str, path: str, notes: Registry) -> Optional[Found]:
+def _path(spec: RepositorySpec, name: str, format: str) -> str:
+    return os.path.join(spec.path or "", VIRTUAL_DISKS, file_name(name, format))
+
+
+def _read(places: Places, spec: RepositorySpec, name: str, format: str) -> Optional[Found]:
+    path, notes = _path(spec, name, format), notes_of(spec.path or "")
+    found: Optional[Found] = places.reach(path, lambda: _examine(spec.name, name, format, path, notes, places.uuids.get(spec.name)))
+    return found
+
+
+def _examine(repository: str, name: str, format: str, path: str, notes: Registry, uuid: Optional[str]) -> Optional[Found]:
     try:
         header: ImageHeader = inspect(path)
         allocated = os.stat(path).st_blocks * 512
@@ -79,15 +99,36 @@ def _read(repository: str, name: str, format: str, path: str, notes: Registry) -
     values: dict[str, Any] = {**vars(spec), "name": name, "repository": repository, "format": format}
     values["size"] = header.virtual_size if format == "qcow2" else os.path.getsize(path)
     backing = os.path.normpath(os.path.join(os.path.dirname(path), header.backing)) if header.backing else None
-    state = VirtualDiskState(path, allocated, backing, note["owner"] if note else None, note is not None)
+    state = VirtualDiskState(path, allocated, backing, note["owner"] if note else None, note is not None, uuid)
     return Found(make(VirtualDiskSpec, values), state, fingerprint=f"{path} {values['size']} {note}")
 
 
 def carry_out(connection: Any, registry: Registry, places: Places, step: Step) -> None:
     """Make, grow or delete a virtual disk. The note comes before the file and goes after it, so a crash leaves no unknown file."""
+    repository = places.repositories.get(step.spec.repository)
+    path = os.path.join(places.path(step.spec.repository), VIRTUAL_DISKS, file_name(step.spec.name, step.spec.format or "qcow2"))
+    if repository is None or not is_shared(repository):
+        _carry_out(connection, registry, places, step, path)
+        return
+
+    def alone() -> None:
+        with _held(repository, step.key):
+            _carry_out(connection, registry, places, step, path)
+
+    places.work(path, alone)
+
+
+@contextmanager
+def _held(repository: RepositorySpec, key: str) -> Iterator[None]:
+    """Hold a disk in a lock file of the shared repository itself: the locks of this server are none for the others. Raises Busy."""
+    with held(os.path.join(repository.path or "", NOTES, "objects.lock"), [("virtual_disk", key)], [], patience=PATIENCE):
+        require_wanted()
+        yield
+
+
+def _carry_out(connection: Any, registry: Registry, places: Places, step: Step, path: str) -> None:
     spec: VirtualDiskSpec = step.spec
     notes = notes_of(places.path(spec.repository))
-    path = os.path.join(places.path(spec.repository), VIRTUAL_DISKS, file_name(spec.name, spec.format or "qcow2"))
     if step.action == DELETE:
         image_files.remove(path)
         notes.remove("virtual_disk", spec.name)
@@ -102,6 +143,8 @@ def carry_out(connection: Any, registry: Registry, places: Places, step: Step) -
 
 def _create(path: str, step: Step, notes: Registry, registry: Registry, places: Places) -> None:
     if os.path.lexists(path):
+        if places.uuids.get(step.spec.repository) and notes.read("virtual_disk", step.spec.name) == {"owner": step.uuid, "spec": plain(step.spec)}:
+            return  # another server has just made it by the same document
         raise Conflict("a file of this name is there already", value=path, remedy="Choose another name, or remove it first")
     notes.write("virtual_disk", step.spec.name, {"owner": step.uuid, "spec": plain(step.spec)})
     try:

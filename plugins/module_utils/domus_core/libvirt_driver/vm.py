@@ -8,6 +8,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, Optional
 
 from ..errors import DomusError, NotFound
@@ -16,7 +17,8 @@ from ..model.repository import VIRTUAL_DISKS
 from ..model.snapshot import Found
 from ..model.vm import VmSpec, VmState
 from ..model.vm_devices import VncSpec
-from ..planning.steps import CREATE, DELETE, START, Step
+from ..planning.steps import CREATE, DELETE, START, SUSPEND, Step
+from ..storage_connect.reach import NotAnswering
 from .bounded import bounded, require_wanted
 from .connection import libvirt, separate, told
 from .device_writer import Writing, put_seed
@@ -117,7 +119,7 @@ class Vms:
             with told(f"defining domain {step.key}"):
                 self._create(step, site)
             return
-        limit = SAVE_LIMIT if step.action == "suspend" else STEP_LIMIT + (patience_of(step.spec) if step.action == "stop" else 0)
+        limit = SAVE_LIMIT if step.action == SUSPEND else STEP_LIMIT + (patience_of(step.spec) if step.action == "stop" else 0)
         bounded(lambda: self._act_alone(step, site), limit, f"{step.action} of {step.name}")
 
     def _act_alone(self, step: Step, site: str) -> None:
@@ -132,6 +134,8 @@ class Vms:
             if step.action == DELETE:
                 self._delete(domain)
             elif step.action in ACTIONS:
+                if step.action in (START, SUSPEND):
+                    self._require_answering(domain)
                 if step.record is not None:
                     record_wanted(domain, step.record)
                 ACTIONS[step.action](domain, step.spec)
@@ -140,13 +144,20 @@ class Vms:
             else:
                 self._update(domain, step, site)
 
+    def _require_answering(self, domain: Any) -> None:
+        """Refuse what would hang, in QEMU and in libvirt, for as long as a file server does not answer. Raises NotAnswering."""
+        if self.places.may_hang:
+            root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            for path in {path for disk in root.iterfind("devices/disk") if (path := source_of(disk)) is not None}:
+                self.places.reach(path, functools.partial(os.path.exists, path))
+
     def _create(self, step: Step, site: str) -> None:
         record = VmRecord(step.record, site, generation=1)
         writing = Writing(self.places, self.isos, record)
         root = new_domain(step.spec, step.uuid or "", writing)
         seed = None
         if step.spec.cloud_init is not None:
-            seed = make_seed(self._seed_folder(step.spec), step.key, step.uuid or "", step.spec.cloud_init, None)
+            seed = self._make_seed(step, None)
             put_seed(root, seed, record)
         write_record(root, record)
         domain = self._define(root, seed)
@@ -170,7 +181,7 @@ class Vms:
             self._grow_disks(step)
         change_domain(root, step.spec, step.changes, writing)
         if any(change.field.startswith("cloud_init") for change in step.changes):
-            seed = make_seed(self._seed_folder(step.spec), step.key, step.uuid or "", step.spec.cloud_init, _seed_path(root, record))
+            seed = self._make_seed(step, _seed_path(root, record))
             put_seed(root, seed, record)
         write_record(root, record)
         require_wanted()
@@ -179,6 +190,10 @@ class Vms:
             domain.setAutostart(int(bool(step.spec.autostart)))
         if seed is not None or not active:
             self._tidy(domain)
+
+    def _make_seed(self, step: Step, before: Optional[str]) -> str:
+        folder = self._seed_folder(step.spec)
+        return str(self.places.work(f"{folder}/", lambda: make_seed(folder, step.key, step.uuid or "", step.spec.cloud_init, before)))
 
     def _define(self, root: Any, seed: Optional[str]) -> Any:
         """Define a domain; when libvirt refuses, the seed image that was made for it goes."""
@@ -193,7 +208,8 @@ class Vms:
         for change in step.changes:
             if change.field in disks:
                 disk = disks[change.field]
-                grow(self.places.path(disk.file), disk.format or "qcow2", change.after)
+                path = self.places.path(disk.file)
+                self.places.work(path, functools.partial(grow, path, disk.format or "qcow2", change.after))
 
     def _delete(self, domain: Any) -> None:
         seed = None
@@ -224,10 +240,8 @@ class Vms:
             self._remove_seeds(root.findtext("name"), os.path.dirname(seed), kept)
 
     def _remove_seeds(self, name: str, folder: str, kept: Collection[Optional[str]] = ()) -> None:
-        for path in glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(name)}-cloud-init-????????????.iso")):
-            if path not in kept:
-                remove_seed(path)
-        discard_work(folder, name)
+        with suppress(NotAnswering):  # what can not be reached stays there
+            self.places.reach(f"{folder}/", lambda: _remove_seeds(name, folder, kept))
 
     def _seed_folder(self, spec: VmSpec) -> str:
         """Beside the VM's disks, so that it is there wherever they are; else in the server's own directory."""
@@ -251,6 +265,13 @@ class Vms:
             if answer:
                 return tuple(answer)
         return ()
+
+
+def _remove_seeds(name: str, folder: str, kept: Collection[Optional[str]]) -> None:
+    for path in glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(name)}-cloud-init-????????????.iso")):
+        if path not in kept:
+            remove_seed(path)
+    discard_work(folder, name)
 
 
 def _ask_addresses(domain: Any, source: str) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any, Optional
 from ..errors import DomusError
 from ..model.fields import given, make, merge
 from ..model.repository import TEMPLATES
-from ..model.vm import VmSpec
+from ..model.vm import PLACEMENT_RULES, VmSpec
 from ..model.vm_devices import CdromSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
+from ..storage_connect.reach import NotAnswering
 from .image_header import inspect
 from .places import Places
 from .vm_record import VmRecord
@@ -19,7 +20,7 @@ from .xml_fields import get, read_fields
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 BOOT_CLASSES = {"hd": "disk", "cdrom": "cdrom", "network": "network"}
 # Fields that libvirt's XML does not hold; they come from the record.
-ONLY_RECORDED = ("tags", "cloud_init")
+ONLY_RECORDED = ("tags", *PLACEMENT_RULES, "cloud_init")
 DISK_ONLY_RECORDED = ("repository", "template", "image", "virtual_disk", "clone", "sparse")
 
 
@@ -107,11 +108,20 @@ def _disk(element: Any, record: VmRecord, places: Places) -> DiskSpec:
     name = record.names("disks").get(target, target)
     path = source_of(element)
     values = {"name": name, "cache": "default", **read_fields(element, DiskSpec)}
-    values |= {"file": places.place(path), "size": size_of(path, values.get("format", "raw")) if path else None}
     asked = next((disk for disk in (record.spec and record.spec.disks) or () if disk.name == name), None)
+    values |= {"file": places.place(path), "size": _size(path, values.get("format", "raw"), places, asked) if path else None}
     if asked is not None:
         values |= {field: getattr(asked, field) for field in DISK_ONLY_RECORDED}
     return make(DiskSpec, {field: value for field, value in values.items() if value is not None})
+
+
+def _size(path: str, format: str, places: Places, asked: Optional[DiskSpec]) -> Optional[int]:
+    """The size of an image; of one that can not be reached, that which was asked for."""
+    try:
+        size: Optional[int] = places.reach(path, lambda: size_of(path, format))
+        return size
+    except NotAnswering:
+        return asked.size if asked is not None else None
 
 
 def size_of(path: str, format: str) -> Optional[int]:
@@ -156,7 +166,7 @@ def comparable(running: VmSpec, defined: VmSpec, started_as: Optional[VmSpec]) -
     The balloon's target is what the definition says, however much the guest has given back so far: see VmState.memory.
     """
     values = given(running)
-    values["tags"], values["description"] = defined.tags, defined.description
+    values.update({name: getattr(defined, name) for name in ("tags", "description", *PLACEMENT_RULES)})
     if defined.cpu_model == "host-model" and (started_as is None or started_as.cpu_model in (None, "host-model")):
         values["cpu_model"] = defined.cpu_model
     if (defined.memory or 0) <= (running.memory_max or 0):

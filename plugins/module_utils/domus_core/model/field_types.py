@@ -12,6 +12,7 @@ from .secrets import Secret
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 FILE_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+TAG = "tag:"
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -78,6 +79,19 @@ class Name(FieldType):
         return str(value)
 
 
+class ServerOrTag(FieldType):
+    """The name of a server, or `tag:NAME`: all servers that have that tag."""
+
+    noun = "a server or tag:NAME"
+
+    def parse(self, value: Any) -> str:
+        """Return the reference itself."""
+        name = value[len(TAG) :] if isinstance(value, str) and value.startswith(TAG) else value
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise InvalidSpec("is neither the name of a server nor a tag", value=value, remedy="Write the name of a server, or tag: and the name of a tag")
+        return str(value)
+
+
 class FileReference(FieldType):
     """`repository/file`: a file in a repository; never an absolute path, never a way out of the repository."""
 
@@ -99,9 +113,13 @@ class FileReference(FieldType):
 
 
 class AbsolutePath(FieldType):
-    """An absolute path without `.` or `..`: a repository's own, for administrators."""
+    """An absolute path without `.` or `..`: a repository's own, for administrators; a `mountable` one has no characters that mount(8) or systemd read."""
 
     noun = "an absolute path"
+    _mountable = re.compile(r"[A-Za-z0-9._/+@=-]+")
+
+    def __init__(self, *, mountable: bool = False) -> None:
+        self.mountable = mountable
 
     def parse(self, value: Any) -> str:
         """Return the path without a trailing slash."""
@@ -109,6 +127,8 @@ class AbsolutePath(FieldType):
         parts = text.strip("/").split("/")
         if not text.startswith("/") or not text.strip("/") or any(part in ("", ".", "..") for part in parts):
             raise InvalidSpec("is not an absolute path", value=value, remedy="Write it from the root, without '.', '..' or double slashes")
+        if self.mountable and not self._mountable.fullmatch(text):
+            raise InvalidSpec("has characters that can not be mounted", value=value, remedy="Use letters, digits and . _ + @ = -")
         return "/" + "/".join(parts)
 
 
@@ -129,6 +149,25 @@ class Integer(FieldType):
         if not self.least <= value <= self.most:
             raise InvalidSpec(f"is not between {self.least} and {self.most}", value=value)
         return int(value)
+
+
+class Ratio(FieldType):
+    """A positive number, whole or not, between two bounds, both included; kept with three decimals."""
+
+    ansible = "float"
+    noun = "a number"
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least = least
+        self.most = most
+
+    def parse(self, value: Any) -> float:
+        """Return the number."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidSpec("is not a number", value=value)
+        if not self.least <= value <= self.most:
+            raise InvalidSpec(f"is not between {self.least:g} and {self.most:g}", value=value)
+        return round(float(value), 3)
 
 
 class Size(FieldType):
@@ -175,6 +214,31 @@ class Choice(FieldType):
         if value not in self.words or not isinstance(value, str):
             raise InvalidSpec("is not a choice", value=value, remedy=f"Choose one of: {', '.join(self.words)}")
         return str(value)
+
+
+class Version(Choice):
+    """A version number, one of a few; YAML reads some as numbers."""
+
+    def parse(self, value: Any) -> str:
+        """Return the version as text."""
+        return super().parse(str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value)
+
+
+class HostAddress(FieldType):
+    """The name of a host, or its address."""
+
+    noun = "a host name or an address"
+    _name = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+    def parse(self, value: Any) -> str:
+        """Return the name in lower case, or the address in its shortest form."""
+        text = value.lower() if isinstance(value, str) and len(value) < 254 and "%" not in value else ""
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            if self._name.fullmatch(text) and not text.replace(".", "").isdigit():
+                return text
+        raise InvalidSpec("is not a host name or an address", value=value, remedy="Write it like nas1.example.org, 192.0.2.5 or fd00::5")
 
 
 class MacAddress(FieldType):

@@ -25,11 +25,12 @@ class IsoSpec:
 
 @dataclasses.dataclass(frozen=True)
 class IsoState:
-    """What was measured of an ISO image; size in bytes."""
+    """What was measured of an ISO image; size in bytes. `repository_uuid` is that of a shared repository, which other servers see as well."""
 
     path: str = ""
     size: int = 0
     available: bool = True
+    repository_uuid: Optional[str] = None
 
 
 ISO_KIND = Kind("iso", "isos", IsoSpec, IsoState, SITE, "An image of an optical disc.")

@@ -28,12 +28,13 @@ class TemplateSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TemplateState:
-    """What was measured of a template; sizes in bytes."""
+    """What was measured of a template; sizes in bytes. `repository_uuid` is that of a shared repository, which other servers see as well."""
 
     path: str = ""
     format: str = ""
     size: int = 0
     available: bool = True
+    repository_uuid: Optional[str] = None
 
 
 TEMPLATE_KIND = Kind("template", "templates", TemplateSpec, TemplateState, SITE, "An image that disks of VMs are made from.")

@@ -48,13 +48,14 @@ class VirtualDiskSpec:
 
 @dataclasses.dataclass(frozen=True)
 class VirtualDiskState:
-    """What was measured of a virtual disk; sizes in bytes."""
+    """What was measured of a virtual disk; sizes in bytes. `repository_uuid` is that of a shared repository, which other servers see as well."""
 
     path: str = ""
     allocated: int = 0
     backing: Optional[str] = None
     owner: Optional[str] = None
     made_by_domus: bool = False
+    repository_uuid: Optional[str] = None
 
 
 def source_problems(spec: Any, sources: tuple[str, ...]) -> list[InvalidSpec]:

@@ -24,7 +24,7 @@ def plan_virtual_disk(view: SiteView, wanted: VirtualDiskSpec, found: Optional[F
     key = f"{wanted.repository}/{wanted.name}"
     if is_absent(wanted):
         return _delete(view, wanted, found, key)
-    view.required("repository", wanted.repository, "repository")
+    refuse_read_only(view, wanted.repository)
     if found is None:
         return [make_virtual_disk(view, wanted, None, "it does not exist")]
     _refuse_shrinking(wanted.size, found.spec.size, "size")
@@ -35,11 +35,26 @@ def plan_virtual_disk(view: SiteView, wanted: VirtualDiskSpec, found: Optional[F
     return [step(UPDATE, "virtual_disk", whole, changes=tuple(changes), reason="it differs")] if changes else []
 
 
+def refuse_read_only(view: SiteView, name: str) -> Any:
+    """The specification of the repository that a disk is made in. Raises NotFound, Conflict."""
+    repository = view.required("repository", name, "repository")
+    if repository.nfs is not None and repository.nfs.read_only:
+        raise Conflict("nothing is made in a read-only repository", field="repository", value=name, remedy="Use another repository")
+    return repository
+
+
 def _delete(view: SiteView, wanted: VirtualDiskSpec, found: Optional[Found], key: str) -> list[Step]:
     if found is None:
         return []
     if not found.state.made_by_domus:
         raise Conflict("was not made by Domus, so Domus does not delete it", field="state", value="absent", remedy="Delete the file by hand")
+    if found.state.repository_uuid and found.state.owner and found.state.owner not in view.uuids:
+        raise Conflict(
+            f"was made for a VM that is not on this server: {found.state.owner}",
+            field="state",
+            value="absent",
+            remedy="Delete it with its VM, also if that is gone: state: absent, delete_disks: true",
+        )
     guard_unused(view, "virtual_disk", key)
     return [step(DELETE, "virtual_disk", found.spec, reason="it is to be absent", changes=deletion())]
 
@@ -104,7 +119,7 @@ def _own_disk(view: SiteView, vm: str, uuid: str, disk: DiskSpec) -> tuple[Virtu
     repository = disk.repository or (source[0].split("/", 1)[0] if source else None)
     if repository is None:
         raise InvalidSpec("is missing", field="repository", remedy="Say in which repository the disk is to be made, or name a template")
-    if view.required("repository", repository, "repository").adopted:
+    if refuse_read_only(view, repository).adopted:
         raise Conflict("nothing is made in an adopted repository", field="repository", value=repository, remedy="Use another repository")
     name = own_disk_name(vm, disk.name)
     values = {field: getattr(disk, field) for field in CREATION_FIELDS if getattr(disk, field) is not None}

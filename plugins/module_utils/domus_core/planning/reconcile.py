@@ -15,6 +15,7 @@ from ..model.repository import TEMPLATES
 from ..model.snapshot import Found, Snapshot
 from .comparison import compare, creation, deletion
 from .disks import plan_virtual_disk
+from .repositories import plan_repository, with_storage
 from .site_view import SiteView, guard_unused
 from .steps import CREATE, DELETE, START, STOP, UPDATE, Change, Step, step
 from .vms import plan_vm
@@ -40,7 +41,7 @@ def plan(site: Site, snapshot: Snapshot) -> Plan:
     for kind in KINDS:
         for key, wanted in site.wanted(kind.name).items():
             try:
-                steps += _PLANNERS[kind.name](view, wanted, snapshot.find(kind.name, key))
+                steps += with_storage(_PLANNERS[kind.name], view, kind.name, wanted, snapshot.find(kind.name, key))
             except DomusError as error:
                 problems.append(error.located(f"{kind.name} {key}"))
     if problems:
@@ -59,7 +60,7 @@ def _ordered(steps: list[Step]) -> list[Step]:
 
 
 def _plan_simple(kind: str, check: Callable[[SiteView, Any], None]) -> Callable[[SiteView, Any, Optional[Found]], list[Step]]:
-    """The planner of a kind that is just there or not: server, repository, template, ISO."""
+    """The planner of a kind that is just there or not: server, template, ISO."""
 
     def plan_one(view: SiteView, wanted: Any, found: Optional[Found]) -> list[Step]:
         if is_absent(wanted):
@@ -77,14 +78,6 @@ def _plan_simple(kind: str, check: Callable[[SiteView, Any], None]) -> Callable[
 
 def _check_nothing(view: SiteView, wanted: Any) -> None:
     """Nothing else is needed for it."""
-
-
-def _check_repository(view: SiteView, wanted: Any) -> None:
-    if wanted.path is None:
-        raise Conflict("is missing", field="path", remedy="A new repository needs its directory")
-    for name, found in view.snapshot.all("repository"):
-        if found.spec.path == wanted.path and view.future("repository", name):
-            raise Conflict(f"repository {name} has the same directory", field="path", value=wanted.path, remedy="Use another directory, or that repository")
 
 
 def _check_image(folder: str) -> Callable[[SiteView, Any], None]:
@@ -162,7 +155,7 @@ def _refuse(spec: Any) -> None:
 _PLANNERS: dict[str, Callable[[SiteView, Any, Optional[Found]], list[Step]]] = {
     "server": _plan_simple("server", _check_nothing),
     "network": _plan_network,
-    "repository": _plan_simple("repository", _check_repository),
+    "repository": plan_repository,
     "template": _plan_simple("template", _check_image(TEMPLATES)),
     "iso": _plan_simple("iso", _check_image("ISOs")),
     "virtual_disk": plan_virtual_disk,

@@ -10,7 +10,7 @@ from ..model.document import Site
 from ..model.fields import merge
 from ..model.identity import derived_uuid
 from ..model.kind import is_absent
-from ..model.repository import TEMPLATES, VIRTUAL_DISKS, RepositorySpec
+from ..model.repository import TEMPLATES, VIRTUAL_DISKS, RepositorySpec, is_shared
 from ..model.snapshot import Found, ImageFile, Snapshot
 from ..model.virtual_disk import file_name
 
@@ -78,6 +78,12 @@ class SiteView:
         """The place of a virtual disk's file. Raises NotFound."""
         spec = self.required("virtual_disk", key, field)
         return self.place(f"{spec.repository}/{file_name(spec.name, spec.format or 'qcow2')}", VIRTUAL_DISKS, field)
+
+    @functools.cached_property
+    def lost(self) -> dict[str, Found]:
+        """The repositories whose storage does not answer, without those that this document mounts again."""
+        again = {name for name, spec in self.site.wanted("repository").items() if not is_absent(spec)}
+        return {name: found for name, found in self.snapshot.all("repository") if found.state.problem and not (found.state.mounted is False and name in again)}
 
     @functools.cached_property
     def leaving(self) -> frozenset[str]:
@@ -191,7 +197,9 @@ def _repository_users(view: SiteView, key: str) -> list[str]:
     users = [
         f"{kind} {name}" for kind in ("template", "iso") for name, dummy in view.snapshot.all(kind) if (spec := view.future(kind, name)) and inside(spec.image)
     ]
-    users += [f"virtual_disk {name}" for name, dummy in view.snapshot.all("virtual_disk") if inside(name) and view.future("virtual_disk", name)]
+    found = view.snapshot.find("repository", key)
+    if found is None or not is_shared(found.spec):  # the disks of a shared one stay: other servers use them
+        users += [f"virtual_disk {name}" for name, dummy in view.snapshot.all("virtual_disk") if inside(name) and view.future("virtual_disk", name)]
     return users + [f"vm {name}" for name, spec in view.future_vms() if any(inside(disk.file) for disk in spec.disks or ())]
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from domus_controller.store import objects, servers
+from domus_controller.store import objects, server_states
 
 from tests.unit.domus_controller.api.fakes import OTHER_SERVER, SERVER, Manager
 
@@ -148,7 +148,7 @@ def test_a_copy_that_turns_stale_is_another_answer(manager: Manager) -> None:
     first = manager.call("GET", path)
     assert first.json["stale"] is True and manager.get("/api/v1/vms")["items"][0]["stale"] is True
     assert manager.call("GET", path, headers={"If-None-Match": first.headers["ETag"]}).status_code == 304
-    manager.parts.store.write(lambda connection: servers.heard_from(connection, SERVER, manager.parts.store.now(), "1", "up"))
+    manager.parts.store.write(lambda connection: server_states.heard(connection, SERVER, manager.parts.store.now(), "1", "up"))
     second = manager.call("GET", path, headers={"If-None-Match": first.headers["ETag"]})
     assert (second.status_code, second.json["stale"]) == (200, False)
     assert manager.call("PUT", path, json={"cpus": 4}, headers={"If-Match": first.headers["ETag"]}).status_code == 202

@@ -18,7 +18,7 @@ WANTED = {"name": "srv9", "address": "192.0.2.9", "secret": SECRET}
 def test_a_server_is_taken_over_shown_and_released(manager: Manager) -> None:
     answer = manager.call("POST", "/api/v1/servers", json=WANTED)
     assert (answer.status_code, answer.json["name"]) == (201, "srv9")
-    assert manager.agents.calls == [("take_over", "srv9", "192.0.2.9", 8899, SECRET, "default", False)]
+    assert manager.agents.calls == [("take_over", "srv9", "192.0.2.9", 8899, SECRET, None, False)]
     assert manager.get(answer.headers["Location"])["state"] == "unknown"
     assert len(manager.get("/api/v1/servers")["items"]) == 3
     assert manager.call("DELETE", "/api/v1/servers/srv9").status_code == 204
@@ -37,6 +37,17 @@ def test_a_server_that_does_not_answer_is_only_forgotten_on_request(manager: Man
     assert (refused.status_code, refused.json["code"]) == (503, "unreachable")
     assert manager.call("DELETE", "/api/v1/servers/srv1?forget=true").status_code == 204
     assert [one["name"] for one in servers.all(manager.store)] == ["srv2"]
+
+
+def test_maintenance_is_a_mode_with_a_reason(manager: Manager) -> None:
+    path = "/api/v1/servers/srv1/maintenance"
+    answer = manager.call("PUT", path, json={"enabled": True, "reason": "new memory"})
+    assert (answer.status_code, answer.json["maintenance"], answer.json["maintenance_reason"]) == (200, True, "new memory")
+    refused = manager.call("PUT", path, json={"enabled": True, "evacuate": True})
+    assert (refused.status_code, refused.json["code"], refused.json["field"]) == (422, "unsupported", "evacuate")
+    assert manager.call("PUT", path, json={"enabled": False}).json["maintenance"] is False
+    assert manager.call("PUT", path, json={}).json["field"] == "enabled"
+    assert manager.call("PUT", "/api/v1/servers/nobody/maintenance", json={"enabled": True}).status_code == 404
 
 
 def test_a_reinstalled_server_may_take_its_place_in_another_pool(manager: Manager) -> None:
@@ -99,9 +110,9 @@ def test_a_report_is_stored_once_and_acknowledged(manager: Manager) -> None:
     for dummy in range(2):
         answer = send(manager, report(event(1), record, statistics=measured))
         assert (answer.status_code, answer.json["acknowledged"], answer.json["revoked"]) == (200, 2, [])
-    assert len(events.page(manager.store, since=0)["items"]) == 1
+    assert len(events.page(manager.store, filters={"kind": "vm.*"}, since=0)["items"]) == 1
     assert manager.get("/api/v1/vms/web1")["server"] == "srv1"
-    assert manager.get("/api/v1/servers/srv1")["state"] == "online"
+    assert manager.get("/api/v1/servers/srv1")["state"] == "running"
     assert statistics.latest(manager.store, SERVER)["vms"][uuid]["vcpus"] == 1
     assert len(manager.get("/api/v1/vms/web1/statistics")["items"]) == 1
 

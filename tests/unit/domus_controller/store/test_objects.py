@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from domus_controller.store import events, jobs, objects, requests, servers
+from domus_controller.store import events, jobs, objects, requests, server_states, servers
 from domus_controller.store.database import Store
 from domus_controller.store.values import encode_cursor
 from domus_core.errors import Conflict, InvalidSpec, NotFound
@@ -309,7 +309,7 @@ def test_a_deletion_of_what_is_gone_ends_the_drift(store: Store) -> None:
     assert objects.drift(store)["items"] == []
 
 
-def test_items_of_a_server_that_is_not_online_are_stale(store: Store) -> None:
+def test_items_of_a_silent_server_are_stale(store: Store) -> None:
     put(store, described(1))
 
     def stale() -> set[bool]:
@@ -317,7 +317,8 @@ def test_items_of_a_server_that_is_not_online_are_stale(store: Store) -> None:
         return {objects.find(store, "vm", "vm00001")["stale"], *(one["stale"] for items in pages for one in items)}
 
     assert stale() == {True}
-    store.write(lambda connection: servers.heard_from(connection, FIRST, store.now(), "1", "up"))
+    store.write(lambda connection: server_states.heard(connection, FIRST, store.now(), "1", "up"))
     assert stale() == {False}
-    servers.mark_silent(store, store.now() + 1)
+    store.write(lambda connection: connection.execute("UPDATE servers SET last_seen = last_seen - 31"))
+    server_states.judge(store, 0, server_states.Limits())
     assert stale() == {True}

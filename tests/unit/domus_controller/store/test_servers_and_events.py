@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from domus_controller.store import events, plans, servers, statistics
+from domus_controller.store import events, plans, server_states, servers, statistics
 from domus_controller.store.database import Store
 from domus_core.errors import Conflict, InvalidSpec, NotFound
 
@@ -13,7 +13,7 @@ from .described import FIRST, SECOND, START, Clock, described, put, vm_id
 
 
 def hear(store: Store, id: str = FIRST) -> bool:
-    return store.write(lambda connection: servers.heard_from(connection, id, store.now(), "0.1.0", "up"))
+    return store.write(lambda connection: server_states.heard(connection, id, store.now(), "0.1.0", "up"))
 
 
 def test_servers_are_found_and_listed(store: Store) -> None:
@@ -30,24 +30,6 @@ def test_servers_are_found_and_listed(store: Store) -> None:
         servers.add(store, {"id": vm_id(9), "name": "first", "address": "a", "port": 1})
     with pytest.raises(NotFound):
         servers.find(store, "third")
-
-
-def test_a_silent_server_goes_offline_once_and_comes_back(store: Store, clock: Clock) -> None:
-    assert hear(store) and not hear(store) and not hear(store, vm_id(1))
-    assert servers.mark_silent(store, store.now() - 30) == []
-    clock.at += 31
-    assert [server["name"] for server in servers.mark_silent(store, store.now() - 30)] == ["first"]
-    assert servers.mark_silent(store, store.now() - 30) == [] and servers.find(store, "first")["state"] == "offline"
-    assert hear(store) and servers.find(store, "first")["version"] == "0.1.0"
-    assert [server["name"] for server in servers.page(store, filters={"state": "online"})["items"]] == ["first"]
-
-
-def test_after_the_clock_was_set_back_silence_is_still_noticed(store: Store, clock: Clock) -> None:
-    hear(store)
-    clock.at -= 3600
-    assert servers.mark_silent(store, store.now() - 30) == []
-    clock.at += 31
-    assert len(servers.mark_silent(store, store.now() - 30)) == 1
 
 
 def test_revoked_certificates_are_told_to_their_servers_until_they_end(store: Store, clock: Clock) -> None:
