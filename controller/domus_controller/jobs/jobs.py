@@ -59,6 +59,8 @@ class Jobs:
         self._targets: dict[str, frozenset[Target]] = {}
         self._recovered: set[str] = set()
         self._lock = threading.Lock()
+        # From finding a place for a VM until that is written down: the next document must see it.
+        self._placing = threading.Lock()
 
     def start(self) -> None:
         """Take up what an earlier process left: queued jobs are queued again, running ones are settled."""
@@ -98,7 +100,8 @@ class Jobs:
     ) -> Job:
         """Queue the job that makes a document true. Raises what `prepare` raises, before anything is stored."""
         options = {"expected": dict(expected) if expected else None, "wait_for_address": wait_for_address}
-        return self._apply(prepare(self._tools, document), by=by, check=check, options=options, reason=reason)
+        with self._placing:
+            return self._apply(prepare(self._tools, document), by=by, check=check, options=options, reason=reason)
 
     def plan(self, document: Any, *, by: str) -> dict[str, Any]:
         """Store what a document would do now. Raises what `prepare` raises."""
@@ -160,8 +163,9 @@ class Jobs:
         before = sealed_work(self._tools, job_id)
         if before is None:
             raise Conflict("its document is not kept: it succeeded", object=f"job {job_id}", remedy="Apply the document again")
-        work = before if options.get("expected") else prepare(self._tools, before.document)
-        return self._apply(work, by=by, check=job["check"], options=options, reason=job["reason"], relaunch_of=job_id)
+        with self._placing:
+            work = before if options.get("expected") else prepare(self._tools, before.document)
+            return self._apply(work, by=by, check=job["check"], options=options, reason=job["reason"], relaunch_of=job_id)
 
     def wait(self, job_id: str, seconds: float) -> Job:
         """The job as soon as it has ended, or as it is after so many seconds. Raises NotFound."""

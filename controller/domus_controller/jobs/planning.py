@@ -27,7 +27,7 @@ def make_plan(tools: Tools, work: Work, by: str) -> dict[str, Any]:
             return {"objects": [], "error": error.located(f"server {names[server]}").as_dict()}
 
     reports = operations.on_each(work.documents, ask)
-    shown = [{**_entry(entry), "server": names[server]} for server, report in reports.items() for entry in report["objects"]]
+    shown = [{**_entry(entry, work), "server": names[server]} for server, report in reports.items() for entry in report["objects"]]
     errors = [report["error"] for report in reports.values() if "error" in report] + [entry["error"] for entry in shown if entry.get("error")]
     plan = {
         "id": str(uuid.uuid4()),
@@ -59,5 +59,7 @@ def planned_work(tools: Tools, plan_id: str) -> tuple[Work, dict[str, str]]:
     return work, dict(plan["fingerprints"])
 
 
-def _entry(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name not in ("object", "state")}
+def _entry(entry: dict[str, Any], work: Work) -> dict[str, Any]:
+    shown = {name: value for name, value in entry.items() if name not in ("object", "state")}
+    placed = work.placements.get(str(entry.get("name"))) if entry.get("kind") == "vm" else None
+    return shown if placed is None else {**shown, "placement": placed["reason"]}

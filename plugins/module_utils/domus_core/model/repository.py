@@ -105,7 +105,7 @@ class RepositoryState:
 
 def is_shared(spec: Any) -> bool:
     """Is this repository the same files on every server that it is presented to?"""
-    return spec.nfs is not None or bool(getattr(spec, "shared", None))
+    return spec.nfs is not None or bool(spec.shared)
 
 
 def directory_of(spec: Any) -> Optional[str]:
