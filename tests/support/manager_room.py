@@ -98,7 +98,7 @@ class FakeAgents:
         self.revoked.append((server_id, serial))
         return {}
 
-    def _plan(self, server_id: str, document: dict[str, Any], server: str, expected: str | None) -> dict[str, Any]:
+    def _plan(self, server_id: str, document: dict[str, Any], server: str, expected: str | None, existing: Any = None) -> dict[str, Any]:
         objects = [{"kind": kind, "name": key, "changed": True, "actions": ["create"], "changes": []} for kind, key in named({"document": document})]
         return {"changed": True, "check": True, "objects": objects, "fingerprint": self.fingerprints.get(server_id, "same")}
 
