@@ -18,6 +18,7 @@ from domus_core.model.document import DEFAULT_SITE, parse_document
 
 from .connections import Connections
 from .libvirt_tls import LibvirtTls
+from .migrations import Migrations
 from .operations import Operations, told_report
 from .ownership import FREE, JOB, MANAGER, Caller, Ownership
 from .store import AgentStore
@@ -50,6 +51,10 @@ SUBMIT: dict[str, dict[str, Parameter]] = {
         **{"vm": _TEXT, "verb": _TEXT, "force": Parameter((bool,), False), "timeout": Parameter((int, type(None)), None)},
         **{"site": _MAYBE_TEXT, "patience": _PATIENCE},
     },
+    "migrate": {
+        **{"vm": _TEXT, "options": Parameter((dict,)), "destination": Parameter((dict,)), "plan": Parameter((dict,)), "probes": Parameter((dict,))},
+        **{"address": _TEXT, "tls_name": _MAYBE_TEXT, "source_name": _MAYBE_TEXT, "patience": _PATIENCE},
+    },
 }
 
 
@@ -60,6 +65,7 @@ class Methods:
         self, ownership: Ownership, store: AgentStore, operations: Operations, connections: Connections, version: str, libvirt_tls: LibvirtTls
     ) -> None:
         self.resync: Callable[[], None] = lambda: None
+        self.migrations: Optional[Migrations] = None
         self.facts: Callable[[], Optional[Mapping[str, Any]]] = lambda: None
         self._libvirt_tls = libvirt_tls
         self._ownership = ownership
@@ -86,7 +92,7 @@ class Methods:
         told.update(owned=own.owned, manager=own.manager, csr=own.certificate_request(), problem=self._store.problem)
         told.update(host_uuid=(self.facts() or {}).get("uuid"), libvirt_csr=None if told["csr"] is None else self._libvirt_tls.requests())
         if caller.role == MANAGER or (own.owned and own.inviting):
-            told.update(known_as=own.name, url=own.url)
+            told.update(known_as=own.name, url=own.url, notes=own.notes)
         return told
 
     def _take_over(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
@@ -99,6 +105,10 @@ class Methods:
 
     def _readdress(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._ownership.readdress(**parameters)
+
+    def _remember(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        self._ownership.remember(parameters["notes"])
+        return {}
 
     def _release(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         released = self._ownership.release()
@@ -179,6 +189,23 @@ class Methods:
         with self._connections.driver() as driver:
             return adopt(driver, parameters["vms"], parameters["site"])
 
+    def _migration_facts(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().facts(parameters["vm"], parameters["contents"])
+
+    def _migration_offer(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().offer(parameters["vm"])
+
+    def _receive_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().receive(**parameters)
+
+    def _settle_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().settle(parameters["uuid"], parameters["discard"], parameters["wait"])
+
+    def _migrations_of(self) -> Migrations:
+        if self.migrations is None:
+            raise NotFound("this agent moves no VMs", object="method")
+        return self.migrations
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -193,6 +220,7 @@ _ANYBODY, _WORKERS = (FREE, JOB, MANAGER), (JOB, MANAGER)
 _OPERATION = {"operation": _TEXT}
 _TAKE_OVER = dict.fromkeys(("secret", "manager", "url", "authority", "callback_authority", "certificate", "name"), _TEXT)
 _PAPERS = Parameter((dict, type(None)), None)
+_RECEIVE = {"vm": Parameter((dict,)), "options": Parameter((dict,)), "source": _TEXT, "contents": Parameter((dict,), {})}
 METHODS: dict[str, Method] = {
     "hello": Method(Methods._hello, _ANYBODY),
     "take_over": Method(Methods._take_over, (FREE,), {**_TAKE_OVER, "libvirt": _PAPERS}),
@@ -200,6 +228,7 @@ METHODS: dict[str, Method] = {
     "renew": Method(Methods._renew, parameters={"certificate": _MAYBE_TEXT, "libvirt": _PAPERS}),
     "revoke_libvirt": Method(Methods._revoke_libvirt, parameters={"crl": _TEXT, "gone": Parameter((list,), [])}),
     "readdress": Method(Methods._readdress, parameters={"url": _TEXT, "callback_authority": _TEXT}),
+    "remember": Method(Methods._remember, parameters={"notes": Parameter((dict,))}),
     "release": Method(Methods._release),
     "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),
     "submit": Method(Methods._submit, _WORKERS),
@@ -209,6 +238,12 @@ METHODS: dict[str, Method] = {
     "inventory": Method(Methods._inventory),
     "find_vms": Method(Methods._find_vms, parameters={"vms": Parameter((list,))}),
     "resync": Method(Methods._resync),
+    "migration_facts": Method(Methods._migration_facts, parameters={"vm": _TEXT, "contents": Parameter((bool,), False)}),
+    "migration_offer": Method(Methods._migration_offer, parameters={"vm": Parameter((dict,))}),
+    "receive_migration": Method(Methods._receive_migration, parameters={**_OPERATION, **_RECEIVE}),
+    "settle_migration": Method(
+        Methods._settle_migration, parameters={"uuid": _TEXT, "discard": Parameter((bool,), False), "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT)}
+    ),
     "adopt": Method(Methods._adopt, parameters={"vms": Parameter((list, type(None)), None), "site": Parameter((str,), DEFAULT_SITE)}),
 }
 

@@ -89,7 +89,9 @@ def in_maintenance(server: Mapping[str, Any]) -> bool:
 def _known(manager: ManagerClient, name: str) -> dict[str, Any]:
     found = find_server(manager, name)
     if found is None:
-        raise NotFound("is not a server of this manager", object=f"server {name}", remedy="Take it over first: playbooks/add_server.yml, or domus.virt.managed_server")
+        raise NotFound(
+            "is not a server of this manager", object=f"server {name}", remedy="Take it over first: playbooks/add_server.yml, or domus.virt.managed_server"
+        )
     return found
 
 

@@ -94,6 +94,12 @@ options:
     description:
       - 'The directory is not Domus''s own: files in it are used where they lie, and nothing is made or deleted in it.'
     type: bool
+  shared:
+    description:
+      - 'The directory is the same file system on every server that has it: a VM moves between them without its disks being
+        copied.'
+      - A new object gets C(false).
+    type: bool
   force_unmount:
     description:
       - 'With C(state: absent), take it away although its NFS server does not answer: VMs that use it get I/O errors.'

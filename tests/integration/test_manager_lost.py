@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -31,6 +30,7 @@ DOCUMENT = {
         {"name": "elsewhere", "server": "s1", "memory": "16MiB", "state": "running"},
     ],
 }
+PASSPHRASE = "a passphrase for the keys\n"
 # What is known of a VM that no other manager may see differently.
 KEPT = ("id", "name", "server", "server_id", "site", "generation", "state", "spec", "recorded", "drift")
 
@@ -110,19 +110,18 @@ def begin(stack: Stack) -> None:
     stack.client = stack.log_in()
 
 
-def rebuild(stack: Stack, *words: str, expected: int = 0) -> dict[str, Any]:
-    """Run it as root, as a person does; what it says."""
-    done = subprocess.run(
-        [str(stack.install / "bin" / "domus-manager"), "rebuild", *words, "-o", "json"],
-        env=stack._environment(),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def root(stack: Stack, *words: str, expected: int = 0, input: str = "") -> str:
+    """Run domus-manager as root, as a person does; what it says."""
+    command = [str(stack.install / "bin" / "domus-manager"), *words]
+    done = subprocess.run(command, env=stack._environment(), cwd="/", input=input, capture_output=True, text=True, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    return dict(json.loads(done.stdout))
+    return done.stdout
+
+
+def rebuild(stack: Stack, *words: str, expected: int = 0) -> dict[str, Any]:
+    """What came back."""
+    return dict(json.loads(root(stack, "rebuild", *words, "-o", "json", expected=expected)))
 
 
 def addresses(stack: Stack) -> list[str]:
@@ -148,9 +147,10 @@ def test_with_the_keys_everything_comes_back_and_no_vm_notices(stack: Stack, pri
     apply(stack)
     stack.wait_for(lambda: len(known(stack)) == 5, "the VMs and that of libvirt's test driver")
     before, heard = state_of(stack, private_libvirtd), len(watcher.heard())
-    keys, manager = save_keys(stack, tmp_path)
+    keys = tmp_path / "domus-keys"
+    root(stack, "authority", "export", str(keys), input=PASSPHRASE)
     lose(stack)
-    restore_keys(stack, keys, manager)
+    root(stack, "authority", "import", str(keys), input=PASSPHRASE)
     begin(stack)
     assert items(stack, "servers") == []
     told = rebuild(stack, "--from-servers", *addresses(stack), "127.0.0.1:1", expected=1)
@@ -207,31 +207,3 @@ def test_without_the_keys_root_lets_the_new_manager_in_on_each_server(
             client.call("hello")
         with pytest.raises((Unreachable, Conflict)), AgentClient.peek(*place, secrets[number].split(":")[0]) as contact:
             contact.call("hello")
-
-
-def save_keys(stack: Stack, directory: Path) -> tuple[Path, str]:
-    kept = directory / "keys"
-    kept.mkdir()
-    for path in stack.manager_directory.glob("*.*"):
-        if path.suffix in (".crt", ".key") and path.stem in ("servers", "web", "people", "libvirt"):
-            shutil.copy(path, kept)
-    return kept, stack.command("status").split()[1] if False else str(manager_id(stack))
-
-
-def manager_id(stack: Stack) -> str:
-    import sqlite3
-
-    with sqlite3.connect(stack.manager_directory / "manager.db") as database:
-        return str(database.execute("SELECT value FROM about WHERE name = 'manager_id'").fetchone()[0])
-
-
-def restore_keys(stack: Stack, keys: Path, manager: str) -> None:
-    import sqlite3
-
-    for path in keys.iterdir():
-        shutil.copy(path, stack.manager_directory)
-        os.chmod(stack.manager_directory / path.name, 0o600)
-        shutil.chown(stack.manager_directory / path.name, MANAGER_USER, MANAGER_USER)
-    stack.command("init", "--password-stdin")
-    with sqlite3.connect(stack.manager_directory / "manager.db") as database:
-        database.execute("UPDATE about SET value = ? WHERE name = 'manager_id'", (manager,))

@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import web
 from domus_agent.callbacks import Callbacks, LatestStatistics
 from domus_agent.config import AgentConfig
+from domus_agent.libvirt_tls import LibvirtTls
 from domus_agent.methods import Methods
 from domus_agent.operations import Operations
 from domus_agent.ownership import Ownership
@@ -67,7 +68,7 @@ class SimulatedAgent:
         self.ownership = Ownership(config.directory, config.state_directory, self.store)
         self.connections: Any = _Connections()
         self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
-        self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION)
+        self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, LibvirtTls(config, self.store))
         self.vms = [description(self.ownership.server_id, number * vms + one) for one in range(vms)]
         with self.store.transaction():
             for one in self.vms:
@@ -89,7 +90,7 @@ class SimulatedAgent:
 
     def _changed(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.run_coroutine_threadsafe(self.door.renew(), loop)
-        self.callbacks.wake()
+        self.callbacks.begin_anew()
 
     def _collect(self) -> dict[str, Any]:
         """What `Statistics.collect` tells of running VMs."""

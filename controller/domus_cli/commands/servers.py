@@ -130,27 +130,6 @@ def add_command(output: Output, name: str, address: str, port: int, secret_file:
     output.item(server, FIELDS)
 
 
-@server_group.command("renew")
-@click.argument("server", shell_complete=completes(SERVERS))
-@click.option("--pool", help="The pool that it belongs to from now on; `tls_allowed_dn_list` on it must be changed, too (role server).")
-@with_output
-def renew_command(output: Output, server: str, pool: str | None) -> None:
-    """Give a server new certificates now. That happens by itself, too, 90 days before they end."""
-    output.item(connect().post(f"{SERVERS}/{server}/renew", {} if pool is None else {"pool": pool}), FIELDS)
-
-
-@server_group.command("revoke")
-@click.argument("server", shell_complete=completes(SERVERS))
-@click.confirmation_option(prompt="Nobody will accept a certificate of this server any more, and the manager can not reach it. Continue?")
-@with_output
-def revoke_command(output: Output, server: str) -> None:
-    """Accept no certificate of a server any more: it was stolen, or is in wrong hands.
-
-    The other servers refuse it within 10 seconds. It comes back as a new one: reinstall it, then `domus server add --replace`.
-    """
-    output.item(connect().post(f"{SERVERS}/{server}/revoke"), FIELDS)
-
-
 @server_group.command("maintenance")
 @click.argument("server", shell_complete=completes(SERVERS))
 @click.argument("mode", type=click.Choice(("on", "off")))
@@ -170,6 +149,27 @@ def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, 
         output.say(f"server {shown['name']} is {'in' if shown['maintenance'] else 'out of'} maintenance")
     else:
         output.data(shown)
+
+
+@server_group.command("renew")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.option("--pool", help="The pool that it belongs to from now on; `tls_allowed_dn_list` on it must be changed, too (role server).")
+@with_output
+def renew_command(output: Output, server: str, pool: str | None) -> None:
+    """Give a server new certificates now. That happens by itself, too, 90 days before they end."""
+    output.item(connect().post(f"{SERVERS}/{server}/renew", {} if pool is None else {"pool": pool}), FIELDS)
+
+
+@server_group.command("revoke")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.confirmation_option(prompt="Nobody will accept a certificate of this server any more, and the manager can not reach it. Continue?")
+@with_output
+def revoke_command(output: Output, server: str) -> None:
+    """Accept no certificate of a server any more: it was stolen, or is in wrong hands.
+
+    The other servers refuse it within 10 seconds. It comes back as a new one: reinstall it, then `domus server add --replace`.
+    """
+    output.item(connect().post(f"{SERVERS}/{server}/revoke"), FIELDS)
 
 
 @server_group.command("remove")

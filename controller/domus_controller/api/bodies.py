@@ -6,6 +6,7 @@ import dataclasses
 
 from domus_core.model.field_types import Choice, Flag, Integer, ListOf, Name, SecretText, Text
 from domus_core.model.fields import attribute
+from domus_core.model.migration import MigrationSpec
 
 from .reading import Moment
 
@@ -73,6 +74,13 @@ class VerbOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Migrate(MigrationSpec):
+    """Move a VM to another server."""
+
+    server: str | None = attribute(Name(), "Where it is to go: name or id.", example="srv2")
+
+
+@dataclasses.dataclass(frozen=True)
 class NewToken:
     """A token for programs."""
 
@@ -108,4 +116,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

@@ -82,18 +82,21 @@ _SERVERS = (
     Route("GET", f"{API}/servers/{{id}}", "show_server", servers.show_server, READ, "Show a server.", shows("Server")),
     Route("DELETE", f"{API}/servers/{{id}}", "release_server", servers.release, ADMINISTER, "Make a server free again. Its VMs stay as they are.",
           gone("It is free."), (given.FORGET,)),
+    Route("PUT", f"{API}/servers/{{id}}/maintenance", "set_server_maintenance", servers.set_maintenance, ADMINISTER,
+          "Take a server out of use for a while, or back into use.", shows("Server"), (), "Maintenance"),
     Route("POST", f"{API}/servers/{{id}}/renew", "renew_server", servers.renew, ADMINISTER,
           "Give a server new certificates, or those of another pool.", shows("Server"), (), "Renewal", body_required=False),
     Route("POST", f"{API}/servers/{{id}}/revoke", "revoke_server", servers.revoke, ADMINISTER,
           "Accept no certificate of a server any more: it is lost or in wrong hands.", shows("Server")),
-    Route("PUT", f"{API}/servers/{{id}}/maintenance", "set_server_maintenance", servers.set_maintenance, ADMINISTER,
-          "Take a server out of use for a while, or back into use.", shows("Server"), (), "Maintenance"),
     Route("POST", f"{API}/servers/{{id}}/adopt", "adopt_vms", servers.adopt, OPERATE, "Manage VMs that are there already.", shows("Adopted"), (), "Adopt"),
     Route("POST", f"{API}/servers/{{id}}/resync", "resync_server", servers.resync, OPERATE, "Have a server report everything once more.",
           {202: Answer("It will.", "Resync")}),
 )
 
 _VMS = (
+    Route("POST", f"{API}/vms/{{id}}/migrate", "migrate_vm", work.migrate_vm, OPERATE,
+          "Move a VM to another server while it runs. With `check` only say whether and how it would get there.",
+          {202: JOB[202], 200: Answer("The job has ended; or with `check` the answer.", "JobOrCheck")}, (SERVER, WAIT, REASON, given.CHECK), "Migrate"),
     Route("GET", f"{API}/vms/{{id}}/statistics", "show_vm_statistics", system.show_statistics, READ, "What was measured of a VM.", shows("Statistics"),
           (*given.SPAN, SERVER)),
     Route("GET", f"{API}/vms/{{id}}/console", "open_vm_console", system.show_console, OPERATE, "The serial console, as a WebSocket of binary frames.",

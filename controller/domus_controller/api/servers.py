@@ -9,7 +9,6 @@ from flask import Response
 from ..errors import answered_by_agent
 from ..jobs.evacuation import evacuate
 from ..store import server_states, servers
-from ..store.trust import DEFAULT_POOL
 from .bodies import Adopt, Discover, Maintenance, Renewal, TakeOver
 from .call import Call, answer, page_answer
 
@@ -34,9 +33,7 @@ def take_over(call: Call) -> Response:
     wanted = call.body(TakeOver)
     secret = wanted.secret.reveal() if isinstance(wanted.secret, Secret) else wanted.secret
     with answered_by_agent():
-        server = call.parts.agents.take_over(
-            wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret, pool=wanted.pool or DEFAULT_POOL, replace=bool(wanted.replace)
-        )
+        server = call.parts.agents.take_over(wanted.name, wanted.address, wanted.port or DEFAULT_PORT, secret, pool=wanted.pool, replace=bool(wanted.replace))
     return answer(server, 201, {"Location": f"/api/v1/servers/{server['id']}"})
 
 

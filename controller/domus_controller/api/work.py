@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from domus_core.documents import load_document
+from domus_core.errors import InvalidSpec
 from flask import Response
 
+from ..jobs.migrate_run import options_of
 from ..store import jobs, plans
-from .bodies import VerbOptions
+from .bodies import Migrate, VerbOptions
 from .call import Call, Item, answer, job_answer, page_answer, waited
 from .objects import find
 from .reading import read_text
@@ -50,6 +52,17 @@ def carry_out(verb: str) -> Callable[[Call], Response]:
         return job_answer(call, job)
 
     return handler
+
+
+def migrate_vm(call: Call) -> Response:
+    """Start moving a VM to another server; with `check`, only say whether and how it would get there."""
+    vm, wanted = find(call, "vm"), call.body(Migrate)
+    if wanted.server is None:
+        raise InvalidSpec("is missing", object="body", field="server", remedy="Say where it is to go")
+    if call.query["check"]:
+        return answer(call.parts.jobs.check_migration(vm["id"], wanted.server, options_of(wanted)))
+    reason = call.query["reason"] or ""
+    return job_answer(call, call.parts.jobs.migrate(vm["id"], wanted.server, options_of(wanted), by=call.principal.name, reason=reason))
 
 
 def list_jobs(call: Call) -> Response:

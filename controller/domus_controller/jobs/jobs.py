@@ -7,6 +7,7 @@ Every job is stored before it starts, so a manager that is killed finds it again
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,18 +16,21 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from domus_core.errors import Conflict, DomusError, DriverError
+from domus_core.model.migration import parse_migration
 from domus_core.verbs import verb_named
 
 from ..agents.pool import Agents
 from ..config import ManagerConfig
 from ..security.authority import Authority
 from ..security.sealing import Sealing
-from ..store import jobs, objects, plans, requests
+from ..store import jobs, objects, plans, requests, servers
 from ..store.database import Connection, Store
+from ..store.jobs import MIGRATE
 from .apply_run import ApplyRun
 from .documents import asked_of, prepare, targets_of
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
+from .migrate_run import MigrateRun, check_migration
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
 from .planning import make_plan, planned_work
 from .queue import Entry, Queue
@@ -117,6 +121,22 @@ class Jobs:
         asked = [("vm", str(vm["key"]), str(vm["server_id"]), {"state": wanted.state})] if wanted.state and vm["recorded"] else []
         return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}]}, site, asked, frozenset({("vm", vm["key"], vm["server_id"])}))
 
+    def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""
+        return check_migration(self._tools, objects.find(self._store, "vm", vm_id), server, options)
+
+    def migrate(self, vm_id: str, server: str, options: Mapping[str, Any], *, by: str, reason: str = "", relaunch_of: Optional[str] = None) -> Job:
+        """Start moving a VM to a server. Raises NotFound, Refused; Conflict when it is there already."""
+        vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
+        if there["id"] == vm["server_id"]:
+            raise Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=there["name"])
+        parse_migration(dict(options))
+        site = vm["site"] or self._tools.config.site
+        targets = frozenset(("vm", str(vm["key"]), str(one)) for one in (vm["server_id"], there["id"]))
+        told = {"vm": vm["id"], "site": site, "server": there["id"], "migration": dict(options)}
+        job = {"kind": MIGRATE, "created_by": by, "reason": reason or f"move to {there['name']}", "servers": [vm["server_id"], there["id"]], "options": told}
+        return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}], "relaunch_of": relaunch_of}, site, [], targets)
+
     def cancel(self, job_id: str, *, by: str) -> Job:
         """End a job: its processes and its operations on agents; an ended one stays as it is. Raises NotFound."""
         job = jobs.request_cancel(self._store, job_id, by)
@@ -136,6 +156,8 @@ class Jobs:
         if job["state"] not in ENDED:
             raise Conflict(f"is {job['state']}", object=f"job {job_id}", remedy="Wait for its end, or cancel it")
         options = job["options"]
+        if job["kind"] == MIGRATE:
+            return self.migrate(options["vm"], options["server"], options["migration"], by=by, relaunch_of=job_id)
         if options.get("verb"):
             return self.verb(options["vm"], options["verb"], by=by, force=options["force"], timeout=options["timeout"], relaunch_of=job_id)
         before = sealed_work(self._tools, job_id)
@@ -208,8 +230,8 @@ class Jobs:
         self._finish(job_id, outcome)
 
     def _carry_out(self, job: Mapping[str, Any], targets: frozenset[Target]) -> Outcome:
-        if job["options"].get("verb"):
-            verb = VerbRun(self._tools, job, targets)
+        if job["options"].get("verb") or job["kind"] == MIGRATE:
+            verb = (MigrateRun if job["kind"] == MIGRATE else VerbRun)(self._tools, job, targets)
             self._remember(job, verb)
             return recover_verb(verb, job) if job["id"] in self._recovered else verb.run()
         if job["id"] in self._recovered:
@@ -242,6 +264,8 @@ class Jobs:
                 logger.error("the end of job %s can not be stored: %s", job_id, error)
                 if self._tools.stopping.wait(RETRY_SECONDS):
                     return
+        with contextlib.suppress(DomusError):
+            objects.compare_moved(self._store, job_id)
         self._targets.pop(job_id, None)
         self._recovered.discard(job_id)
 

@@ -15,7 +15,8 @@ from .values import Page, as_json, checked_filters, checked_limit, checked_word,
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
 UNFINISHED = (QUEUED, RUNNING)
 APPLY = "apply"
-KINDS = (APPLY, *VERBS)
+MIGRATE = "migrate"
+KINDS = (APPLY, *VERBS, MIGRATE)
 
 
 def create(connection: Connection, job: Mapping[str, Any]) -> dict[str, Any]:
