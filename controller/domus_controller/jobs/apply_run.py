@@ -11,8 +11,8 @@ from domus_core.errors import Cancelled, DomusError, DriverError, NotFound
 
 from ..store import jobs, requests, servers
 from . import operations
-from .moved import SecondTry, Statuses, existing_of, moves_of, targets_after, with_second_try
-from .outcome import ENDED, Interrupted, Outcome, Target, TimeIsOver, outcome_of
+from .moved import SecondTry, existing_of, moves_of, targets_after, with_second_try
+from .outcome import ENDED, Interrupted, Outcome, Status, Target, TimeIsOver, outcome_of
 from .output import JobOutput
 from .runner_client import RunnerConnection
 from .tools import Stopped, Tools, Work
@@ -122,10 +122,10 @@ class ApplyRun:
         if open_ones or self._cancelled_by is not None:
             operations.revoke(agents, self._work.documents, serial, until)
         statuses = {server: _final(asked.get(server) or told[server], told.get(server)) for server in self._work.documents}
-        statuses, targets = self._followed(statuses, names)
-        return outcome_of(statuses, names, targets, self._reason(end))
+        settled, targets = self._followed(statuses, names)
+        return outcome_of(settled, names, targets, self._reason(end))
 
-    def _followed(self, statuses: Statuses, names: Mapping[str, str]) -> tuple[Statuses, frozenset[Target]]:
+    def _followed(self, statuses: Mapping[str, Status], names: Mapping[str, str]) -> tuple[Mapping[str, Status], frozenset[Target]]:
         """The same once the VMs that had moved have been followed to where they are; a plan is carried out as it is, or not."""
         moves = moves_of(statuses)
         if not moves or self._job["options"].get("expected"):
@@ -139,7 +139,7 @@ class ApplyRun:
             moves, results = second.run(moves)
         for move in moves:
             if move.to is not None and not self._job["check"]:
-                requests.move(self._tools.store, self._job["id"], move.name, move.left, move.to)
+                requests.move(self._tools.store, str(self._work.document["site"]), "vm", move.name, move.left, move.to)
         return with_second_try(statuses, moves, results), targets_after(self._targets, moves)
 
     def _reason(self, end: Mapping[str, Any]) -> Optional[DomusError]:

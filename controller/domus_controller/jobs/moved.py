@@ -135,9 +135,7 @@ class SecondTry:
             self._running.add(server)
             while status["state"] not in ENDED and not self._tools.stopping.is_set():
                 if self._cancelled.is_set():
-                    return operations.settle(
-                        self._tools.agents, server, self._operation(server), cancel=True, patience=30.0, stopping=self._tools.stopping
-                    )
+                    return operations.settle(self._tools.agents, server, self._operation(server), cancel=True, patience=30.0, stopping=self._tools.stopping)
                 parameters = {"operation": self._operation(server), "wait": WAIT, "since": operations.NO_PROGRESS}
                 status = dict(self._tools.agents.call(server, "status", parameters, timeout=WAIT + 20))
             return status
@@ -149,7 +147,8 @@ class SecondTry:
         vms = [vm for vm in self._work.document.get("vms") or () if vm["name"] in going]
         document = {section: entries for section, entries in self._work.document.items() if section not in ("vms", "servers")} | {"vms": vms}
         routed = route(document, fleet.read_fleet(self._tools.store, with_vms=False), {name: [server] for name in going})
-        parameters = {"operation": self._operation(server), "kind": "apply", "document": routed.documents[server], "server": self._name(server)}
+        parameters: dict[str, Any] = {"operation": self._operation(server), "kind": "apply", "document": routed.documents[server]}
+        parameters["server"] = self._name(server)
         parameters |= {"check": self._job["check"], "existing": going, "wait_for_address": self._job["options"].get("wait_for_address") or 0}
         return dict(self._tools.agents.call(server, "submit", parameters))
 

@@ -35,19 +35,6 @@ def record(connection: Connection, site: str, server_id: Optional[str], kind: st
     _refresh_objects(connection, site, server_id, kind, key, at)
 
 
-def move(store: Store, job_id: str, vm: str, left: str, to: str) -> None:
-    """Note that a job found a VM on another server (by id) than the one it was asked for there."""
-
-    def change(connection: Connection) -> None:
-        rows = connection.execute("SELECT id, site FROM requests WHERE job_id = ? AND kind = 'vm' AND key = ? AND server_id = ?", (job_id, vm, left)).fetchall()
-        for row in rows:
-            connection.execute("DELETE FROM requests WHERE kind = 'vm' AND key = ? AND site = ? AND server_id = ?", (vm, row["site"], to))
-            connection.execute("UPDATE requests SET server_id = ? WHERE id = ?", (to, row["id"]))
-            _refresh_objects(connection, row["site"], None, "vm", vm, store.now())
-
-    store.write(change)
-
-
 def settle(store: Store, job_id: str, results: Mapping[tuple[str, ...], str], errors: Optional[Mapping[tuple[str, ...], str]] = None) -> None:
     """Note for {(kind, key): "effective" | "failed" | "untouched"} what came of a job's requests; a third part of the key narrows it to one server id.
 

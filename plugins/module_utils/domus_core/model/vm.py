@@ -51,9 +51,7 @@ class VmSpec:
     anti_affinity: Optional[tuple[str, ...]] = attribute(
         ListOf(Name(), most=16), "Anti-affinity groups it belongs to: no two VMs of a group are placed on one server; needs a manager.", example=["databases"]
     )
-    cpu_group: Optional[str] = attribute(
-        Name(), "It is placed only on servers of this CPU compatibility group; needs a manager.", example="rack1-cpus"
-    )
+    cpu_group: Optional[str] = attribute(Name(), "It is placed only on servers of this CPU compatibility group; needs a manager.", example="rack1-cpus")
     description: Optional[str] = attribute(Text(4000, multiline=True), "Free text.", xpath="./description", example="front end")
     tags: Optional[tuple[str, ...]] = attribute(ListOf(Name()), "Labels.", example=["web", "production"])
     cpus: Optional[int] = attribute(Integer(1, 512), "Virtual CPUs now; changes live up to cpus_max.", default=1, example=2)

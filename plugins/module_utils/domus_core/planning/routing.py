@@ -96,7 +96,9 @@ class _Router:
         there = list(dict.fromkeys(self._located.get(spec.name, ())))
         if len(there) > 1:
             names = " and ".join(self.names.get(one, one) for one in there)
-            raise Conflict(f"is on more than one server: {names}", field="name", value=spec.name, remedy="Rename one of them, or delete the one that is not wanted")
+            raise Conflict(
+                f"is on more than one server: {names}", field="name", value=spec.name, remedy="Rename one of them, or delete the one that is not wanted"
+            )
         if there:
             return [self._server(there[0], "server")]
         if spec.server is not None:

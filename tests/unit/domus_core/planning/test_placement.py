@@ -79,7 +79,9 @@ def test_every_server_says_why_not() -> None:
     assert many == "no server can take it: srv000, srv001, srv002 and 197 more: 8 GiB of memory free, 9 GiB needed"
 
 
-@pytest.mark.parametrize(("free", "needed", "told"), [(8 * GIB - 1, 8 * GIB, "7.9 GiB of memory free, 8 GiB"), (GIB - 1, GIB + 1, "1023.9 MiB of memory free, 1.1 GiB")])
+@pytest.mark.parametrize(
+    ("free", "needed", "told"), [(8 * GIB - 1, 8 * GIB, "7.9 GiB of memory free, 8 GiB"), (GIB - 1, GIB + 1, "1023.9 MiB of memory free, 1.1 GiB")]
+)
 def test_what_is_free_never_looks_as_large_as_what_is_needed(free: int, needed: int, told: str) -> None:
     assert told in refused(Demand("a", memory=needed), [server("srv1", memory=free)])
 
@@ -93,7 +95,8 @@ def test_what_a_server_may_promise() -> None:
 
 
 def test_what_a_vm_needs() -> None:
-    vm = {"name": "a", "cpu_topology": {"sockets": 1, "cores": 2, "threads": 2}, "memory_max": "2GiB", "server_tags": ["ssd"], "anti_affinity": ["db"], "cpu_group": "g"}
+    vm = {"name": "a", "cpu_topology": {"sockets": 1, "cores": 2, "threads": 2}, "memory_max": "2GiB"}
+    vm |= {"server_tags": ["ssd"], "anti_affinity": ["db"], "cpu_group": "g"}
     vm |= {"disks": [{"name": "r", "template": "t"}, {"name": "s", "repository": "main"}, {"name": "u", "image": "other/i.qcow2"}]}
     vm |= {"nics": [{"name": "n", "network": "lan"}], "cdroms": [{"name": "c", "iso": "i"}], "kernel": {"kernel": "boot/k"}}
     spec = parse_document({"vms": [vm]}).wanted("vm")["a"]
