@@ -11,7 +11,7 @@ from domus_core.errors import Cancelled, DomusError, DriverError, NotFound
 
 from ..store import jobs, requests, servers
 from . import operations
-from .moved import SecondTry, existing_of, moves_of, targets_after, with_second_try
+from .moved import SecondTry, existing_of, moves_of, targets_after, with_known, with_second_try
 from .outcome import ENDED, Interrupted, Outcome, Status, Target, TimeIsOver, outcome_of
 from .output import JobOutput
 from .runner_client import RunnerConnection
@@ -34,6 +34,7 @@ class ApplyRun:
         self._cancelled_by: Optional[str] = None
         self._connection: Optional[RunnerConnection] = None
         self._second: Optional[SecondTry] = None
+        self._existing: Mapping[str, Mapping[str, str]] = {}
 
     def cancel(self, by: str) -> None:
         """End the runner's job at once, then the operations on the agents."""
@@ -69,7 +70,7 @@ class ApplyRun:
     def _documents(self, names: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """The files that say what each server gets: targets.json, and the documents beside it."""
         options, files, wanted = self._job["options"], {}, {}
-        existing = existing_of(self._tools, self._work)
+        existing = self._existing = existing_of(self._tools, self._work)
         for number, (server, document) in enumerate(self._work.documents.items(), 1):
             files[f"document-{number}.json"] = json.dumps(document)
             wanted[server] = {
@@ -122,6 +123,7 @@ class ApplyRun:
         if open_ones or self._cancelled_by is not None:
             operations.revoke(agents, self._work.documents, serial, until)
         statuses = {server: _final(asked.get(server) or told[server], told.get(server)) for server in self._work.documents}
+        statuses = {server: with_known(status, self._existing.get(server, ())) for server, status in statuses.items()}
         settled, targets = self._followed(statuses, names)
         return outcome_of(settled, names, targets, self._reason(end))
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from domus_core.errors import DomusError, Moved
+from domus_core.errors import DomusError, Moved, Unreachable
 from domus_core.planning.routing import route
 
 from ..store import fleet, objects, servers
@@ -22,6 +22,7 @@ from .tools import Tools, Work
 WAIT = 3
 ASK_SECONDS = 10.0
 LOOKS, PAUSE = 3, 1.0
+MOST_NAMED = 3
 
 Statuses = dict[str, Status]
 Say = Callable[[str], None]
@@ -168,6 +169,17 @@ def _unknown(move: Move, there: Sequence[str], silent: Sequence[str], left: str)
     else:
         told, remedy = f"is not on {left} any more, and on no other server", "It was not made again. Apply once more if it is to be made anew"
     return Moved(told, object=f"vm {move.name}", field="server", remedy=remedy)
+
+
+def with_known(status: dict[str, Any], vms: Iterable[str]) -> dict[str, Any]:
+    """The status of a server that could not be reached, told that its VMs stay where they are known to be."""
+    error, known = status.get("error") or {}, list(vms)
+    if error.get("code") != Unreachable.code or not known:
+        return status
+    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+    are = "are known to be there, so they were" if len(known) > 1 else "is known to be there, so it was"
+    told = f"vm {', '.join(known[:MOST_NAMED])}{more} {are} not made elsewhere"
+    return {**status, "error": {**error, "remedy": f"{error['remedy']}; {told}" if error.get("remedy") else told}}
 
 
 def with_second_try(statuses: Mapping[str, Status], moves: Sequence[Move], second: Mapping[str, Status]) -> Statuses:
