@@ -78,7 +78,7 @@ def test_a_vm_on_two_servers_is_left_alone(room: Room) -> None:
 def test_a_vm_that_moves_on_once_more_is_not_chased(room: Room) -> None:
     room.add_vm("a", "srv1")
     has(room, "srv2", "a")
-    original = room.agents._find_vms  # noqa: SLF001
+    original = room.agents._find_vms
 
     def find_then_move(server: str, vms: list[str]) -> Any:
         found = original(server, vms)
@@ -86,7 +86,7 @@ def test_a_vm_that_moves_on_once_more_is_not_chased(room: Room) -> None:
             has(room, "srv2")
         return found
 
-    room.agents._find_vms = find_then_move  # type: ignore[method-assign]  # noqa: SLF001
+    room.agents._find_vms = find_then_move  # type: ignore[method-assign]
     ended = room.ended(room.jobs.apply({"vms": [{"name": "a"}]}, by="ann"))
     assert ended["state"] == "failed" and len(room.agents.submitted) <= 2
 
