@@ -130,7 +130,8 @@ def test_an_update_stops_at_its_gate_goes_on_and_touches_no_vm(place: tuple[Site
     assert broken.returncode != 0
     assert "heartbeat" in one.read("/etc/domus/agent.yml") and site.servers() == {one.name: "running", two.name: "maintenance"}
     two.shell(
-        "chattr -i /etc/domus/agent.yml 2>/dev/null || true; [ ! -d /etc/domus/agent.yml ] || { rmdir /etc/domus/agent.yml; mv /etc/domus/agent.kept /etc/domus/agent.yml; }"
+        "chattr -i /etc/domus/agent.yml 2>/dev/null || true;"
+        " [ ! -d /etc/domus/agent.yml ] || { rmdir /etc/domus/agent.yml; mv /etc/domus/agent.kept /etc/domus/agent.yml; }"
     )
     changed = site.done("update_servers", **new)
     assert changed.get(one.name, 0) == 0 and changed[two.name] > 0
