@@ -18,6 +18,7 @@ from domus_core import engine
 from domus_core.driver import Target
 from domus_core.errors import Busy, Conflict
 from domus_core.libvirt_driver import migration as move
+from domus_core.libvirt_driver.bounded import bounded
 from domus_core.libvirt_driver.driver import LibvirtDriver
 from domus_core.libvirt_driver.migration_facts import INCOMING, as_data, destination_facts, require_domain, source_facts
 from domus_core.model.fields import LIVE
@@ -35,6 +36,7 @@ POLL_SECONDS, IDLE_SECONDS, AGAIN_SECONDS = 0.05, 5.0, 10.0
 # So long may what was made ready wait for a VM of which nothing is seen here, and a VM that came stand still.
 GRACE_SECONDS, STANDING_SECONDS = 120.0, 10.0
 MOST_WAIT = 20.0
+FACTS_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class Migrations:
     def facts(self, vm: str, contents: bool) -> dict[str, Any]:
         """What the VM here is made of; with `contents` also the files that would go along: they hold secrets."""
         with self._connections.driver() as driver:
-            found = source_facts(driver, vm)
+            found: MovingVm = bounded(lambda: source_facts(driver, vm), FACTS_SECONDS, "reading the VM and its files")
             brought = tuple(file.path for file in found.files if file.bring) if contents else ()
             return {"vm": as_data(found), "contents": move.contents_of(found, MigrationPlan("", brought=brought))}
 
@@ -138,7 +140,10 @@ class Migrations:
 
     def _offer(self, driver: LibvirtDriver, vm: MovingVm) -> dict[str, Any]:
         address = self._config.migration_address
-        return as_data(destination_facts(driver, vm, server=self._server_id(), address=address, tls=move.is_encrypted(self._config.migration_uri)))
+        tls = move.is_encrypted(self._config.migration_uri)
+        return as_data(
+            bounded(lambda: destination_facts(driver, vm, server=self._server_id(), address=address, tls=tls), FACTS_SECONDS, "reading what is here")
+        )
 
     # --- a VM comes
 

@@ -307,6 +307,7 @@ class Operations:
                 patience=content["patience"],
                 progress=self.progress(operation),
                 expected=content["expected"],
+                existing=content["existing"],
                 cancelled=operation.cancelled.is_set,
             )
         return self._reported(operation, report)

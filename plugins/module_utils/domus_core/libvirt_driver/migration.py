@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from ..cancelling import Question, never
 from ..errors import Cancelled, Conflict, DomusError, DriverError, InvalidSpec
 from ..model.migration import MigrationSpec, MovingDisk, MovingVm, moving_vm
+from ..model.repository import directory_of
 from ..planning import migration as planning
 from ..planning.migration import MigrationPlan, Verdict, plan_from_dict
 from . import image_files
@@ -138,7 +139,7 @@ def _make_disk(driver: LibvirtDriver, record: dict[str, Any], vm: MovingVm, disk
         raise Conflict("there is a file of this name already", field=f"disks[{disk.name}]", value=path, remedy="Remove it, or rename it")
     _note(driver, record, path)
     if disk.note is not None:
-        notes_of(str(places.repositories[disk.repository].path)).write("virtual_disk", os.path.splitext(os.path.basename(path))[0], disk.note)
+        notes_of(str(directory_of(places.repositories[disk.repository]))).write("virtual_disk", os.path.splitext(os.path.basename(path))[0], disk.note)
     make_folder(os.path.dirname(path), 0o711)
     image_files.create_empty(path, disk.format, disk.size, False)
 
@@ -200,7 +201,7 @@ def discard(driver: LibvirtDriver, uuid: str) -> list[str]:
 def _forget_note(driver: LibvirtDriver, disk: MovingDisk) -> None:
     repository = driver.known_places().repositories.get(disk.repository)
     if repository is not None and disk.note is not None:
-        notes_of(str(repository.path)).remove("virtual_disk", os.path.splitext(os.path.basename(disk.path))[0])
+        notes_of(str(directory_of(repository))).remove("virtual_disk", os.path.splitext(os.path.basename(disk.path))[0])
 
 
 # --- the source

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from ..errors import DomusError, NotFound
 from ..model.migration import Destination, MovingDisk, MovingFile, MovingVm, RepositoryThere
-from ..model.repository import VIRTUAL_DISKS, is_shared
+from ..model.repository import VIRTUAL_DISKS, directory_of, is_shared
+from ..model.vm import machine_family
 from ..storage_connect.marker import NOTES
 from .connection import libvirt, told
 from .image_header import inspect
@@ -56,7 +57,7 @@ def source_facts(driver: LibvirtDriver, name_or_uuid: str) -> MovingVm:
     files = tuple(_files(live, defined, record, state, places))
     used = ({one.repository for one in disks} | {one.repository for one in files}) - {""}
     needs = _network_needs(live, defined)
-    repositories = {name: str(places.repositories[name].path) for name in used}
+    repositories = {name: str(directory_of(places.repositories[name])) for name in used}
     return MovingVm(
         name=domain.name(),
         uuid=domain.UUIDString(),
@@ -105,7 +106,7 @@ def destination_facts(driver: LibvirtDriver, vm: MovingVm, *, server: str = "", 
         address=address,
         virtualization=host["virtualization"],
         domain_types=tuple(host["domain_types"]),
-        machines=tuple(host["machines"]),
+        machines=tuple(one for one in host["machines"] if machine_family(one) == machine_family(vm.machine)),
         memory_free=memory_available() or host["memory_free"] or 0,
         cpus=host["cpus"] or 0,
         cpu=compare_cpu(connection, vm),
@@ -217,7 +218,9 @@ def _disk(element: Any, target: str, path: str, record: VmRecord, places: Places
     repository = place.split("/", 1)[0] if place != path else ""
     stem, extension = os.path.splitext(os.path.basename(path))
     adopted = bool(repository and places.repositories[repository].adopted)
-    note = notes_of(str(places.repositories[repository].path)).read("virtual_disk", stem) if repository and not adopted and extension in FORMATS else None
+    note = (
+        notes_of(str(directory_of(places.repositories[repository]))).read("virtual_disk", stem) if repository and not adopted and extension in FORMATS else None
+    )
     return MovingDisk(
         name=record.names("disks").get(target, target),
         target=target,
@@ -296,9 +299,10 @@ def _probes(repositories: Iterable[str], places: Places) -> Iterable[tuple[str, 
     """Leave a file of a new name in each repository of Domus's own; those of earlier times go."""
     for name in sorted(repositories):
         spec = places.repositories[name]
-        if spec.adopted or not spec.path:
+        directory = directory_of(spec)
+        if spec.adopted or not directory:
             continue
-        folder, probe = os.path.join(spec.path, NOTES), PROBE + secrets.token_hex(16)
+        folder, probe = os.path.join(directory, NOTES), PROBE + secrets.token_hex(16)
         with suppress(OSError):  # a repository that nothing can be written to proves nothing
             make_folder(folder, 0o755)
             _forget_probes(folder)
@@ -317,7 +321,7 @@ def _forget_probes(folder: str) -> None:
 
 def _repository(name: str, vm: MovingVm, places: Places) -> RepositoryThere:
     spec = places.repositories[name]
-    path = str(spec.path)
+    path = str(directory_of(spec))
     try:
         room = os.statvfs(path)
     except OSError:
@@ -355,7 +359,7 @@ def _reserved(driver: LibvirtDriver, vm: MovingVm) -> Optional[str]:
 def seed_folders(driver: LibvirtDriver) -> list[str]:
     """Where files that come along may be put: beside virtual disks, and in the server's own folders for seeds and UEFI variables."""
     places = driver.known_places()
-    own = [os.path.join(str(one.path), VIRTUAL_DISKS) for one in places.repositories.values() if one.path and not one.adopted]
+    own = [os.path.join(directory_of(one) or "", VIRTUAL_DISKS) for one in places.repositories.values() if not one.adopted]
     return [*own, os.path.join(driver.state_directory, "cloud-init"), "/var/lib/libvirt/qemu/nvram"]
 
 
