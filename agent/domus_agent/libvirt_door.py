@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from domus_core.errors import DriverError
 
@@ -35,20 +35,20 @@ def is_open() -> bool:
 
 def open_door() -> None:
     """Let systemd listen from now on, also after a reboot. It refuses while libvirtd runs, so that has to pause. Raises DriverError."""
-    _run("systemctl", "stop", SERVICE, *LOCAL_SOCKETS)
-    try:
-        _run("systemctl", "enable", "--now", SOCKET)
-    finally:
-        _run("systemctl", "start", *LOCAL_SOCKETS, SERVICE)
+    _pause_while("enable", [SOCKET])
 
 
 def close_door() -> None:
     """Let systemd listen no more. libvirtd holds what it was given, so that it begins anew. Raises DriverError."""
-    _run("systemctl", "stop", SERVICE, *LOCAL_SOCKETS)
+    _pause_while("disable", [])
+
+
+def _pause_while(word: str, sockets: Sequence[str]) -> None:
+    _run("systemctl", "stop", SERVICE, *LOCAL_SOCKETS, SOCKET)
     try:
-        _run("systemctl", "disable", "--now", SOCKET)
+        _run("systemctl", word, SOCKET)
     finally:
-        _run("systemctl", "start", *LOCAL_SOCKETS, SERVICE)
+        _run("systemctl", "start", *LOCAL_SOCKETS, *sockets, SERVICE)
 
 
 def reload_certificates() -> None:

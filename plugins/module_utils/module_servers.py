@@ -10,7 +10,7 @@ from typing import Any, Optional
 from urllib.parse import quote
 
 from .domus_core.clients.manager import ENDED, ManagerClient
-from .domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable, Unsupported, error_from_dict
+from .domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Refused, Unreachable, error_from_dict
 from .module_manager import manager_of
 
 SERVERS = "/api/v1/servers"
@@ -48,7 +48,7 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
     if there == wanted and not left:
         return told(False, found, before, after)
     if check and left:
-        _refuse_to_guess(name, left)
+        _require_movable(manager, name)
     if not check:
         answer = manager.put(f"{server_path(name)}/maintenance", _maintenance(parameters))
         _wait_for_job(manager, answer, int(parameters["wait_timeout"]))
@@ -58,10 +58,12 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
     return told(True, found, before, after)
 
 
-def _refuse_to_guess(name: str, left: list[str]) -> None:
-    """Check mode must not foretell what the manager has not said. Raises Unsupported."""
-    remedy = "Move or stop them first, or leave them where they are: without evacuate"
-    raise Unsupported("the manager does not say beforehand whether its VMs can move", object=f"server {name}", value=", ".join(left), remedy=remedy)
+def _require_movable(manager: ManagerClient, name: str) -> None:
+    """Raises what is in the way of the VMs that are to move; nothing is moved."""
+    plan = manager.post(f"{server_path(name)}/evacuate?check=true", {})
+    errors = [error_from_dict(move["errors"][0]).located(f"vm {move['vm']}") for move in plan["moves"] if not move["possible"]]
+    if errors:
+        raise Refused(errors) if len(errors) > 1 else errors[0]
 
 
 def _maintenance(parameters: Mapping[str, Any]) -> dict[str, Any]:

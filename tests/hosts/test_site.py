@@ -79,7 +79,7 @@ def test_networks_come_back_by_themselves_when_nobody_reaches_the_host(place: tu
     done = other.attempt("/usr/local/sbin/domus-network", "apply", "3", timeout=60)
     assert done.code == 1 and "as they were before" in done.errors
     other.run("rm", "-r", "/etc/domus/network")
-    for dummy_second in range(20):
+    for dummy in range(20):
         if before in other.run("ip", "-o", "-4", "address", "show", "dev", "eth0"):
             break
         other.run("sleep", "1")
@@ -129,7 +129,9 @@ def test_an_update_stops_at_its_gate_goes_on_and_touches_no_vm(place: tuple[Site
     broken = site.play("update_servers", **new)
     assert broken.returncode != 0
     assert "heartbeat" in one.read("/etc/domus/agent.yml") and site.servers() == {one.name: "running", two.name: "maintenance"}
-    two.shell("chattr -i /etc/domus/agent.yml 2>/dev/null || true; [ ! -d /etc/domus/agent.yml ] || { rmdir /etc/domus/agent.yml; mv /etc/domus/agent.kept /etc/domus/agent.yml; }")
+    two.shell(
+        "chattr -i /etc/domus/agent.yml 2>/dev/null || true; [ ! -d /etc/domus/agent.yml ] || { rmdir /etc/domus/agent.yml; mv /etc/domus/agent.kept /etc/domus/agent.yml; }"
+    )
     changed = site.done("update_servers", **new)
     assert changed.get(one.name, 0) == 0 and changed[two.name] > 0
     assert site.servers() == {one.name: "running", two.name: "running"} and qemu(one) == running

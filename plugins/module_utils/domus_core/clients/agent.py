@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import http.client
@@ -110,8 +111,17 @@ class AgentClient:
         return decode_answer(answer)
 
 
-def who_answers(address: str, port: int, authority: str, certificate_path: str, key_path: str, timeout: float = TIMEOUT) -> tuple[str, str]:
-    """Id of the server that answers there with a certificate of this authority, and the serial number (hexadecimal) of that certificate.
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A server's certificate: whose it is, its serial number (hexadecimal), and when it ends (seconds since 1970)."""
+
+    server_id: str
+    serial: str
+    ends_at: float
+
+
+def who_answers(address: str, port: int, authority: str, certificate_path: str, key_path: str, timeout: float = TIMEOUT) -> Shown:
+    """The certificate of this authority that a server shows there.
 
     Raises Unreachable: nobody answers, or with another certificate.
     """
@@ -128,7 +138,7 @@ def who_answers(address: str, port: int, authority: str, certificate_path: str, 
     ids = [name[len(prefix) :] for name in _uris(shown) if name.startswith(prefix)]
     if len(ids) != 1:
         raise Unreachable("its certificate is not that of a server", object=place, field="certificate", remedy="Is it a Domus agent that listens there?")
-    return ids[0], format(int(str(shown["serialNumber"]), 16), "x")
+    return Shown(ids[0], format(int(str(shown["serialNumber"]), 16), "x"), ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
 
 class FirstContact:
