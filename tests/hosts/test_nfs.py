@@ -152,9 +152,7 @@ def test_one_document_presents_it_to_two_servers(fleet: Fleet, server_document: 
         assert 0 < told["free"] <= told["capacity"]
     assert fleet.vm("web1")["state"] == "running"
     # What one server makes is seen by the other as the same object, soon and without being told.
-    disks = fleet.wait_for(
-        lambda: [one for one in items(fleet.stack, "virtual-disks") if one["name"] == "web1-root"][1:] and _copies(fleet), "the disk on s2"
-    )
+    disks = fleet.wait_for(lambda: [one for one in items(fleet.stack, "virtual-disks") if one["name"] == "web1-root"][1:] and _copies(fleet), "the disk on s2")
     assert {disk["server"] for disk in disks} == {"s1", "s2"} and len({disk["id"] for disk in disks}) == 1
     for server in fleet.servers:
         assert server.run("systemctl", "is-enabled", UNIT).strip() == "enabled"
@@ -200,11 +198,12 @@ def test_somebody_elses_files_are_left_alone(fleet: Fleet) -> None:
     assert fleet.servers[1].run("findmnt", "-nt", "nfs4", "-o", "TARGET").split() == [MOUNTED]
 
 
-def test_it_is_there_after_a_boot_before_the_vms(fleet: Fleet) -> None:
+def test_it_is_there_after_a_boot_and_so_are_its_vms(fleet: Fleet) -> None:
     two = fleet.servers[1]
     fleet.apply(vms=[vm("web3", "nas", "s2", autostart=True)])
     two.reboot()
-    fleet.wait_for(lambda: "web3" in two.run("virsh", "list", "--name"), "the VM that starts with its server")
+    # Where the machine is so slow that the mount is given up, the agent mounts it again and starts what libvirt could not.
+    fleet.wait_for(lambda: "web3" in two.run("virsh", "list", "--name"), "the VM that starts with its server", 3 * PATIENCE)
     fleet.wait_for(lambda: fleet.repository("s2")["measured"]["available"], "the repository")
     fleet.apply(vms=[{"name": "web3", "state": "absent", "delete_disks": True}])
 
