@@ -24,6 +24,7 @@ from .config import AgentConfig
 from .damping import Damper
 from .domain_states import Domain, differences, list_domains
 from .forced_changes import take_forced_changes
+from .late_starts import start_late
 from .libvirt_events import BACK, LOST, LibvirtEvents, Seen
 from .memory import give_back
 from .repository_watch import RepositoryWatch
@@ -52,7 +53,7 @@ class Observer:
         self._busy = busy
         self._seen: queue.SimpleQueue[Optional[Seen]] = queue.SimpleQueue()
         self._events = LibvirtEvents(config.uri, self._seen.put)
-        self._repositories = RepositoryWatch(config.state_directory, self._seen.put, self._look_at)
+        self._repositories = RepositoryWatch(config.state_directory, self._seen.put, self._look_at, self._start_late)
         self._damper = Damper()
         self._addresses = AddressBook(self._look_up, self._address_changed)
         self._domains: Optional[dict[str, Domain]] = None
@@ -354,6 +355,15 @@ class Observer:
             return
         with told("asking libvirt"), separate(connection) as own:
             yield _Reader(own, self._config, self._addresses)
+
+    def _start_late(self, directory: str) -> None:
+        """A repository was mounted after libvirt had started its VMs."""
+        try:
+            with self._driver() as driver:
+                for name in start_late(driver, directory) if driver is not None else ():
+                    _log.info("vm %s is started: its repository came late", name)
+        except DomusError as error:
+            _log.warning("VMs whose repository came late are not started: %s", error)
 
     def _forever(self, step: Callable[[], None]) -> None:
         while not self._end:

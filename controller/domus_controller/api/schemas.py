@@ -162,6 +162,7 @@ _MAKERS: tuple[tuple[type, Callable[[Any], Schema]], ...] = (
     (types.Choice, lambda kind: {"type": "string", "enum": list(kind.words)}),
     (types.MacAddress, lambda kind: {"type": "string", "pattern": MAC_TEXT}),
     (types.IpAddress, lambda kind: {"anyOf": [{"type": "string", "format": "ipv4"}, {"type": "string", "format": "ipv6"}]}),
+    (types.HostAddress, lambda kind: {"type": "string", "pattern": "^[A-Za-z0-9.:-]+$", "maxLength": 253}),
     (types.Subnet, lambda kind: {"type": "string", "pattern": SUBNET_TEXT}),
     (types.ListOf, _list_of),
     (Objects, lambda kind: {"type": "array", "items": reference(kind.spec.__name__), "maxItems": kind.most}),

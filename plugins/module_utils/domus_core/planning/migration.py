@@ -88,6 +88,13 @@ def _check_state(vm: MovingVm, to: Destination, options: MigrationSpec) -> Itera
         yield Unsupported(f"it has {vm.snapshots} snapshots, and libvirt moves none", field="snapshots", remedy="Delete them first: virsh snapshot-list")
     if vm.job:
         yield Busy(f"libvirt is busy with it: {vm.job}", remedy="Wait for that to end, or abort it: virsh domjobabort")
+    if options.post_copy and not to.post_copy:
+        yield Unsupported(
+            "the destination's kernel does not let QEMU fetch memory later",
+            field="post_copy",
+            value=True,
+            remedy="There: sysctl vm.unprivileged_userfaultfd=1 (the role server sets it), or leave it out",
+        )
     if options.post_copy and vm.state == "stopped":
         yield Conflict("a stopped VM has no memory to fetch later", field="post_copy", value=True, remedy="Leave it out")
 
@@ -215,7 +222,7 @@ def _check_files(vm: MovingVm, to: Destination, options: MigrationSpec) -> Itera
         found = to.files.get(file.path)
         if not file.bring and found is None:
             yield NotFound(f"its {file.use} is not at the destination", field=file.use, value=file.path, remedy="Put it there, or take it from the VM first")
-        elif not file.bring and not is_shared(file.repository, file.path, "", vm, to) and str(found).split(":")[-1] != str(file.size):
+        elif not file.bring and not is_shared(file.repository, file.path, "", vm, to) and str(found).rsplit(":", maxsplit=1)[-1] != str(file.size):
             yield Conflict(f"its {file.use} is another file at the destination", field=file.use, value=file.path, remedy="Put the same file there")
 
 
