@@ -16,7 +16,7 @@ from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
 from tests.support.stack_faults import descendants_of
 
-DISCONNECTED, OFFLINE = 5, 12
+DISCONNECTED, OFFLINE = 4, 8
 PATIENCE = 90.0
 NETWORK = {"name": "lan", "mode": "isolated"}
 Act = Callable[[Host], None]

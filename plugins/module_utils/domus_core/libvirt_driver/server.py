@@ -17,6 +17,7 @@ from .xml_fields import parse
 STORAGE_TOOLS = ("qemu-img", "xorriso")
 
 # What libvirt reads, beside itself and QEMU, to know what a server can do.
+_CONFIGURATIONS = (("/etc/libvirt/libvirtd.conf", "/run/libvirtd.pid"), ("/etc/libvirt/virtqemud.conf", "/run/virtqemud.pid"))
 _FIRMWARE_DIRECTORIES = ("/usr/share/qemu/firmware", "/etc/qemu/firmware", "/usr/share/OVMF")
 
 # What is remembered has another one when facts were added.
@@ -70,7 +71,19 @@ def _capabilities(connection: Any, setting: str, state_directory: str) -> tuple[
 
 def _key(connection: Any) -> list[str]:
     versions = [FORMAT, boot_id(), _call(connection.getURI), str(_call(connection.getLibVersion))]
-    return [*versions, shutil.which("swtpm") or "", stamp("/dev/kvm"), *(stamp(path) for path in _FIRMWARE_DIRECTORIES)]
+    return [
+        *versions,
+        *(_in_force(*paths) for paths in _CONFIGURATIONS),
+        shutil.which("swtpm") or "",
+        stamp("/dev/kvm"),
+        *(stamp(path) for path in _FIRMWARE_DIRECTORIES),
+    ]
+
+
+def _in_force(configuration: str, pid_file: str) -> str:
+    """Which configuration a daemon of libvirt has, the host UUID for one: that of the file, once it was started after the last change of that."""
+    changed, started = stamp(configuration), stamp(pid_file)
+    return f"{changed} {'read' if started and int(started) > int(changed or 0) else 'not read'}"
 
 
 def _virtualization(setting: str, host: dict[str, Any], state_directory: str) -> str:

@@ -165,6 +165,29 @@ def test_a_change_is_read_anew(tmp_path: Path, change: str) -> None:
     assert change != "libvirt" or facts["libvirt_version"] == "99.1.2"
 
 
+def test_a_new_configuration_counts_once_libvirt_was_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / name for name in ("libvirtd.conf", "libvirtd.pid")]
+    monkeypatch.setattr(server, "_CONFIGURATIONS", [tuple(map(str, files))])
+    connection = invented(tmp_path, "qemu")
+
+    def touch(file: Path) -> None:
+        before = file.stat().st_ctime_ns if file.exists() else 0
+        while not file.exists() or file.stat().st_ctime_ns == before:
+            file.write_text("x")
+
+    for file in files:
+        touch(file)
+        read(connection, tmp_path)
+    for file, known in ((files[1], 0), (files[0], 1), (files[1], 1), (files[1], 0)):
+        connection.calls.clear()
+        touch(file)
+        read(connection, tmp_path)
+        assert connection.calls.count("getCapabilities") == known, file
+        connection.calls.clear()
+        read(connection, tmp_path)
+        assert "getCapabilities" not in connection.calls
+
+
 def test_what_libvirt_refuses_is_told(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="no capabilities today"):
         read(Watched(getCapabilities=libvirt.libvirtError("no capabilities today")), tmp_path)
