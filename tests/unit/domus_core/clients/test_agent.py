@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from domus_core.clients import agent
 from domus_core.clients.agent import AgentClient
 from domus_core.clients.wire import decode_request, encode_error, encode_result, server_urn
-from domus_core.errors import Busy, Conflict, DriverError, Forbidden, NotFound, TooLarge, Unreachable
+from domus_core.errors import Busy, Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, TooLarge, Unreachable, Unsupported
 
 SERVER, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 Answer = Callable[[str, dict[str, Any]], Any]
@@ -89,7 +89,7 @@ class Agent:
                     return
                 try:
                     body = encode_result(outer.answer(method, parameters))
-                except Busy as error:
+                except DomusError as error:
                     body = encode_error(error)
                 self.send_response(outer.status)
                 self.send_header("Content-Length", str(len(body)))
@@ -170,6 +170,31 @@ def test_a_call_and_its_errors(world: World) -> None:
         client.call("submit")
     assert raised.value.object == "vm a" and client.request("plan", {"a": 1}, timeout=3)["a"] == 1
     assert there.connections == 1, "one connection for all calls of a thread, errors included"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (NotFound("there is no such method", object="method plan", remedy="Known: hello"), "the method plan"),
+        (InvalidSpec("is not a parameter of this method", field="existing"), "existing of the method plan"),
+        (InvalidSpec("is not a kind of operation", field="kind", value="migrate"), "kind of the method plan"),
+    ],
+)
+def test_what_an_older_agent_does_not_know_is_said_so(world: World, error: DomusError, said: str) -> None:
+    def refuse(method: str, parameters: dict[str, Any]) -> Any:
+        raise error
+
+    with pytest.raises(Unsupported, match=f"does not know {said}: it is older") as raised:
+        world.client(world.agent(refuse)).call("plan")
+    assert "Upgrade the agent" in raised.value.remedy and raised.value.object.startswith("agent 127.0.0.1")
+
+
+def test_what_is_wrong_with_the_call_itself_stays_so(world: World) -> None:
+    def refuse(method: str, parameters: dict[str, Any]) -> Any:
+        raise NotFound("is not there", object="operation o")
+
+    with pytest.raises(NotFound, match="is not there"):
+        world.client(world.agent(refuse)).call("status")
 
 
 def test_the_authority_may_be_a_file(world: World) -> None:
