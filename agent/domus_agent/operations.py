@@ -39,6 +39,7 @@ KEPT_SECONDS = 7 * 86400.0
 KEPT_IN_MEMORY = 16
 LEAVE_OFF_SECONDS = 2.0
 PROGRESS_PAUSE = 0.5
+AT_ONCE_SECONDS = 0.05
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -102,6 +103,7 @@ class Operations:
     def submit(self, operation: str, kind: str, content: Mapping[str, Any], who: str, serial: str) -> dict[str, Any]:
         """Keep the operation, begin it, and return its status. Raises InvalidSpec before anything is kept, Conflict, Busy.
 
+        What is done within 50 ms has ended in that status, which spares whoever asks another call.
         `content` are the parameters of the contract's `submit` for an apply or a verb; `who` may see and cancel it later.
         """
         work, targets = self._kinds[kind](content)
@@ -119,6 +121,7 @@ class Operations:
             self._store.put_operation(operation, submitted.asked, submitted.told())
             self._remember(submitted)
             submitted.future = self._pools[kind].submit(self._run, submitted)
+            self._news.wait_for(lambda: submitted.state in ENDED, AT_ONCE_SECONDS)
             return submitted.told()
 
     def status(self, operation: str, who: Optional[str] = None, wait: float = 0.0, since: int = 0) -> dict[str, Any]:

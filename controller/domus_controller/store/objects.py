@@ -13,6 +13,7 @@ from .conflicts import TWICE, conflicts, preferred
 from .database import Connection, Row, Store
 from .items import digest, is_moving, next_sequence, refresh, refresh_all_gone, refresh_gone
 from .servers import known_server_id, silent
+from .tagged import follow_tags
 from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
 
 FILTERS = ("name", "server", "state", "site", "tag")
@@ -41,6 +42,8 @@ def put(connection: Connection, server_id: str, description: Optional[Mapping[st
     _tag(connection, row, description, before)
     if kind == "vm":
         _compare_copies(connection, description["id"], at)
+    if kind == "server":
+        follow_tags(connection, server_id, description.get("spec") or {}, at)
     refresh(connection, row, at)
     if before is None or before["deleted"] is not None:
         refresh_all_gone(connection, kind, key, description["id"])
@@ -276,6 +279,18 @@ def locate(store: Store, site: str) -> dict[str, list[str]]:
     for row in rows:
         found.setdefault(row["name"], []).append(row["server_id"])
     return found
+
+
+def identify(store: Store, site: str) -> dict[str, str]:
+    """The UUIDs of the VMs of a site, by name."""
+    rows = store.rows("SELECT name, id FROM objects INDEXED BY objects_place WHERE site = ? AND kind = 'vm' AND deleted IS NULL", (site,))
+    return {row["name"]: row["id"] for row in rows}
+
+
+def vanished(store: Store, site: str) -> dict[str, str]:
+    """The UUIDs of the VMs of a site that are gone though they were asked for, by name."""
+    rows = store.rows("SELECT name, id FROM objects INDEXED BY objects_drifted WHERE kind = 'vm' AND site = ? AND deleted IS NOT NULL AND drifted = 1", (site,))
+    return {row["name"]: row["id"] for row in rows}
 
 
 def drift(store: Store, filters: Optional[dict[str, Any]] = None, limit: int = 100, cursor: Optional[str] = None) -> Page:
