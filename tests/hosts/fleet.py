@@ -27,14 +27,14 @@ AGENT_SETTINGS = {"heartbeat": 2, "libvirt_tls": True}
 
 
 class Fleet:
-    """The manager, and `hosts` as its servers, by their names."""
+    """The manager (with more of its settings), and `hosts` as its servers, by their names."""
 
-    def __init__(self, lab: Lab, hosts: list[Host]) -> None:
+    def __init__(self, lab: Lab, hosts: list[Host], **more: Any) -> None:
         self.hosts = hosts
         gateway, port = lab.network.gateway, free_port()
-        settings = {"url": f"https://{gateway}:{port}", "web_address": gateway, "web_port": port}
+        settings = {"url": f"https://{gateway}:{port}", "web_address": gateway, "web_port": port, **more}
         self.stack = Stack((), settings=settings)
-        self.stack.port, self.stack.url = port, settings["url"]
+        self.stack.port, self.stack.url = port, str(settings["url"])
         self.stack.up(take_over=False)
         self.client: ManagerClient = self.stack.client
         for host in hosts:

@@ -8,6 +8,8 @@ from typing import Any, Optional
 
 from domus_core.errors import Cancelled, DomusError, DriverError
 
+from .older import explained
+
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
 EFFECTIVE, UNTOUCHED = "effective", "untouched"
@@ -129,6 +131,7 @@ def _errors(statuses: Mapping[str, Status], names: Mapping[str, str], objects: l
     for server, status in statuses.items():
         told = status.get("error")
         if told:
+            told = explained(told, names.get(server, server))
             errors.append({**told, "object": told.get("object") or f"server {names.get(server, server)}"})
         elif status["state"] != SUCCEEDED and not any(entry.get("error") for entry in _entries(status)):
             errors.append(DriverError("its operation has not succeeded", object=f"server {names.get(server, server)}").as_dict())

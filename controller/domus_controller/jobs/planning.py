@@ -11,6 +11,7 @@ from ..store import plans, servers
 from ..store.database import Connection
 from . import operations
 from .moved import existing_of
+from .older import explained
 from .tools import Tools, Work
 
 PLAN_SECONDS = 120
@@ -29,7 +30,7 @@ def make_plan(tools: Tools, work: Work, by: str) -> dict[str, Any]:
                 parameters["existing"] = existing[server]
             return dict(tools.agents.call(server, "plan", parameters, timeout=PLAN_SECONDS))
         except DomusError as error:
-            return {"objects": [], "error": error.located(f"server {names[server]}").as_dict()}
+            return {"objects": [], "error": explained(error.located(f"server {names[server]}").as_dict(), names[server])}
 
     reports = operations.on_each(work.documents, ask)
     shown = [{**_entry(entry, work), "server": names[server]} for server, report in reports.items() for entry in report["objects"]]

@@ -81,3 +81,10 @@ def test_a_cancelled_job_says_what_had_been_done() -> None:
     assert found.result is not None and found.result["done"] == [{"server": "one", "kind": "vm", "name": "a", "actions": ["create", "start"]}]
     assert found.error is not None and found.error["message"] == "by ann; done before that: vm a (create, start)"
     assert list(found.requests.values()) == ["effective", "untouched"]
+
+
+def test_what_only_an_older_agent_does_not_know_is_said_so() -> None:
+    error = {"code": "invalid_spec", "message": "is not a known key", "object": "repository nas", "field": "nfs", "remedy": "Known keys: name"}
+    told = outcome_of({"s1": {"state": "failed", "result": None, "error": error, "mark": None}}, {"s1": "srv1"}, []).error
+    assert told is not None and (told["code"], told["object"], told["field"]) == ("unsupported", "repository nas", "nfs")
+    assert "srv1" in told["message"] and "Upgrade the agent" in told["remedy"]
