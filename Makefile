@@ -29,6 +29,9 @@ test: setup lint ## Lint, then all tests (TESTS="tests/unit -k name" runs some)
 	@scripts/local-server up
 	@trap 'scripts/local-server down' EXIT; .venv/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
+test-hosts: setup ## Tests on whole Debian hosts, roles too; as root (TESTS="tests/hosts/test_power.py" runs some)
+	@scripts/test-hosts $(TESTS)
+
 hosts-up: setup ## Boot N test hosts, h1, h2... (N=3; LAB=name for another lab)
 	@$(LABS) up $(N)
 

@@ -15,6 +15,7 @@ from domus_core.description import describe, identity
 from domus_core.errors import DomusError, Unreachable
 from domus_core.libvirt_driver.connection import separate, told
 from domus_core.libvirt_driver.driver import LibvirtDriver
+from domus_core.libvirt_driver.host_facts import read_host
 from domus_core.libvirt_driver.virtual_disk import read_virtual_disks
 from domus_core.storage_connect.reach import NotAnswering
 
@@ -33,7 +34,7 @@ SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS, TID
 EVENTS_AT_ONCE, OBJECTS_AT_ONCE, MUCH = 500, 20, 200
 REGISTERED = ("server", "repository", "template", "iso")
 # What changes all the time, or is too long to be told with each server.
-UNTOLD_FACTS = frozenset({"memory_free", "numa_cells", "machines", "cpu_models"})
+UNTOLD_FACTS = frozenset({"memory_free", "machines", "cpu_models"})
 
 Target = tuple[str, str]
 _log = logging.getLogger(__name__)
@@ -388,7 +389,8 @@ class _Reader(LibvirtDriver):
 
     def facts(self) -> dict[str, Any]:
         """What the server is and can do, without UNTOLD_FACTS."""
-        return {name: value for name, value in (self._server(None).facts or {}).items() if name not in UNTOLD_FACTS}
+        facts = {**read_host(), **(self._server(None).facts or {})}
+        return {name: value for name, value in facts.items() if name not in UNTOLD_FACTS}
 
     def ask_addresses(self, vm: str) -> tuple[str, ...]:
         """The addresses now; may take seconds when a guest does not answer."""

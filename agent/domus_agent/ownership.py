@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from domus_core import owner
 from domus_core.clients.wire import manager_urn, server_urn
-from domus_core.errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, Unauthorized
+from domus_core.errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, TooLarge, Unauthorized
 
 from . import rescue
 from .config import VARIABLE
@@ -36,6 +36,7 @@ from .store import AgentStore
 FREE, JOB, MANAGER = "free", "job", "manager"
 # What a switch lays beside, and where identity.json says which files are to take their place.
 NEXT, MOVING = ".next", "moving"
+NOTES, MOST_NOTES = "notes.json", 16 << 10
 _JOB, _FOR = "urn:domus:job:", "urn:domus:for:"
 
 
@@ -229,7 +230,7 @@ class Ownership:
             certificates.check_signed(certificate, authority, server_urn(self.server_id))
             certificates.check_issued(certificate, authority, self._renewing[0])
             self._switch(self._identity, {"certificate.pem": certificate, "key.pem": self._renewing[0]})
-            self._renewing = None
+            self._renewing, self._request = None, None
             self.context = self._server_context()
         self.changed()
 
@@ -247,13 +248,29 @@ class Ownership:
         self.changed()
         return {"changed": True}
 
+    def remember(self, notes: Mapping[str, Any]) -> None:
+        """Keep what the manager knows of this server beside it, for one that has lost it. Raises TooLarge, OSError."""
+        text = json.dumps(notes)
+        if len(text) > MOST_NOTES:
+            raise TooLarge(f"is more than {MOST_NOTES >> 10} KiB", field="notes")
+        with self._lock:
+            if notes != self.notes:
+                self._write(NOTES, text)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the manager had kept here; empty when there is nothing, or it can not be read."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return dict(json.loads(self._read(NOTES)))
+        return {}
+
     def release(self) -> dict[str, Any]:
         """Be free again: a new key, a new secret; the manager's certificates are accepted no more."""
         with self._lock:
             self._put_identity({"server": self.server_id})
             self._become_free()
             self._revoked, self._rescue = {}, None
-            for name in ("authority.pem", "callback_authority.pem", "revoked.json", rescue.FILE):
+            for name in ("authority.pem", "callback_authority.pem", "revoked.json", rescue.FILE, NOTES):
                 self._remove(name)
             owner.unmark(self.state_directory)
             self.context = self._server_context()

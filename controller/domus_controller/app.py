@@ -18,6 +18,7 @@ from flask import Flask, Request, Response, g, request
 from flask_sock import Sock
 from werkzeug.exceptions import HTTPException
 
+from .agents.notes import Notes
 from .agents.pool import Agents
 from .api.call import Call, Parts
 from .api.reading import read_query
@@ -93,6 +94,7 @@ def start_parts(config: ManagerConfig) -> Parts:
     jobs.start()
     parts = Parts(config, store, agents, jobs, Gate(store))
     agents.trust.start(parts.ending)
+    Notes(store, agents).start(parts.ending)
     return parts
 
 

@@ -88,6 +88,7 @@ cache_connection: /tmp/domus-inventory
 """
 
 import collections
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,12 +98,20 @@ from ansible.utils.unsafe_proxy import wrap_var
 from ansible_collections.domus.virt.plugins.module_utils.domus_core.clients.manager import ManagerClient
 from ansible_collections.domus.virt.plugins.module_utils.domus_core.errors import DomusError
 
+try:
+    # From 2.19 on only what is marked as trusted is a template; before that all is, but for what is marked as unsafe.
+    from ansible.template import is_trusted_as_template as _trust
+except ImportError:
+    _trust = None
+
 PAGE = 500
 LISTS = {"servers": ("servers",), "vms": ("vms",), "both": ("servers", "vms")}
 SERVER_VARIABLES = ("id", "state", "version", "libvirt", "facts")
 VM_VARIABLES = ("id", "state", "server", "site", "addresses", "generation", "restart_required", "spec")
+CONSTRUCTED = ("compose", "groups", "keyed_groups")
 
 Item = dict[str, Any]
+Host = tuple[str, str, Item]
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -118,23 +127,30 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """Add the hosts, with their variables and groups. Raises AnsibleParserError."""
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
+        self._constructed = {name: self.get_option(name) for name in CONSTRUCTED}
+        self._plain = not self.get_option("use_extra_vars")
+        self._own: Item = {}
         found = self._cached(path, cache)
-        for name, group, variables in hosts(found):
-            self._add(name, group, wrap_var(variables))
+        for group in dict.fromkeys(group for dummy, group, dummy in found):
+            self.inventory.add_group(group)
+        for name, group, variables in found:
+            self._add(name, group, variables if _trust else wrap_var(variables))
 
-    def _cached(self, path: str, cache: bool) -> dict[str, list[Item]]:
-        """What the manager tells, or told when the cache is used and young enough."""
+    def _cached(self, path: str, cache: bool) -> list[Host]:
+        """What the manager tells, or told when the cache is used and young enough. It is kept as one text, which Ansible need not look into."""
         self.load_cache_plugin()
         key = self.get_cache_key(path)
         wanted = bool(self.get_option("cache"))
         if wanted and cache and key in self._cache:
-            return self._cache[key]  # type: ignore[no-any-return]
+            kept = self._cache[key]
+            if isinstance(kept, str):
+                return list(json.loads(str(kept)))
         try:
-            found = self._ask()
+            found = list(hosts(self._ask()))
         except DomusError as error:
             raise AnsibleParserError(str(error)) from None
         if wanted:
-            self._cache[key] = found
+            self._cache[key] = json.dumps(found)
         return found
 
     def _ask(self) -> dict[str, list[Item]]:
@@ -147,18 +163,27 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         return found
 
     def _add(self, name: str, group: str, variables: Item) -> None:
-        self.inventory.add_group(group)
         self.inventory.add_host(name, group)
-        for variable, value in variables.items():
-            self.inventory.set_variable(name, variable, value)
+        host = self.inventory.get_host(name)
+        # The inventory's own set_variable would look through each value for what may be a template.
+        host.vars.update(variables)
+        if not any(self._constructed.values()):
+            return
         strict = self.get_option("strict")
-        self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
-        variables = {**variables, **self.inventory.get_host(name).get_vars()}
-        self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict=strict)
-        self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, name, strict=strict)
+        self._own = variables
+        self._set_composite_vars(self._constructed["compose"], variables, name, strict=strict)
+        variables = {**variables, **host.get_vars()}
+        self._add_host_to_composed_groups(self._constructed["groups"], variables, name, strict=strict, fetch_hostvars=False)
+        self._add_host_to_keyed_groups(self._constructed["keyed_groups"], variables, name, strict=strict, fetch_hostvars=False)
+
+    def _compose(self, template: Any, variables: Item, *more: Any, **options: Any) -> Any:
+        """The value of an expression; that of one of our own variables is looked up, for which Jinja takes a hundred times as long."""
+        if isinstance(template, str) and self._plain and template in self._own:
+            return self._own[template]
+        return super()._compose(template, variables, *more, **options)
 
 
-def hosts(found: dict[str, list[Item]]) -> Iterator[tuple[str, str, Item]]:
+def hosts(found: dict[str, list[Item]]) -> Iterator[Host]:
     """Name, group and variables of each host."""
     servers, vms = found.get("servers", []), found.get("vms", [])
     times = collections.Counter(item["name"] for item in (*servers, *vms))

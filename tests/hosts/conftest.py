@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.lab.host import Host
-from tests.hosts.lab.lab import Lab, default_name
+from tests.hosts.lab.lab import Lab, lab_name
 
 Hosts = Callable[..., list[Host]]
 
@@ -18,7 +18,7 @@ Hosts = Callable[..., list[Host]]
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """A lab of this run's own. It begins by removing what a killed run left, and ends with nothing left (KEEP=1: with everything left)."""
-    made = Lab(f"{default_name()[:25]}-tests")
+    made = Lab(lab_name("tests"))
     made.claim()
     made.destroy()
     try:

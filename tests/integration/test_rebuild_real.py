@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from domus_controller.agents.notes import Notes
 from domus_controller.agents.pool import Agents
-from domus_controller.agents.rebuild import ADDED, FAILED, FOREIGN, FREE, KNOWN, SILENT, TAKEN_OVER, UPDATED, Outcome, Rebuild
+from domus_controller.agents.rebuild import ADDED, FAILED, FOREIGN, FREE, KNOWN, REVOKED, SILENT, TAKEN_OVER, UPDATED, Outcome, Rebuild
 from domus_controller.config import ManagerConfig
 from domus_controller.rebuild_command import table
 from domus_controller.rebuild_places import Place
 from domus_controller.security.authority import Authority
-from domus_controller.store import events, objects, servers
+from domus_controller.store import events, objects, server_states, servers, trust
 from domus_controller.store.database import Store
 
 from tests.support.agent_process import RunningAgent
@@ -119,6 +120,34 @@ def test_on_top_of_an_old_backup_only_what_is_missing_is_added(managers: Callabl
     old.take_over(agents[1], "srv1")
     assert [one.result for one in backup.ask(*agents)] == [KNOWN, ADDED]
     assert [server["name"] for server in servers.all(backup.store)] == ["gone", "srv0", "srv1"]
+
+
+def test_pool_and_maintenance_come_back_by_the_notes_on_the_server(managers: Callable[..., Manager], agents: list[RunningAgent]) -> None:
+    old = managers("old")
+    for number, agent in enumerate(agents):
+        old.agents.take_over(f"srv{number}", "127.0.0.1", agent.port, ":".join(agent.invitation()), pool="rack1")
+    old.store.write(lambda connection: connection.execute("UPDATE servers SET state = 'running'").rowcount)
+    server_states.set_maintenance(old.store, agents[1].server_id, True, "new fans", "admin")
+    notes = Notes(old.store, old.agents)
+    notes.look()
+    agents[0].kill()
+    agents[0].start()
+    new = managers("new", old)
+    assert [one.result for one in new.ask(*agents)] == [ADDED, ADDED]
+    assert [server["pool"] for server in servers.all(new.store)] == ["rack1", "rack1"]
+    assert [server["maintenance_reason"] for server in servers.all(new.store)] == [None, "new fans"]
+    ends = [(trust.row(one.store, agents[0].server_id) or {})["ends_at"] for one in (old, new)]
+    assert abs(ends[0] - ends[1]) < 2  # it is not renewed just because it came back
+
+
+def test_a_server_that_was_revoked_does_not_come_back_by_itself(managers: Callable[..., Manager], agents: list[RunningAgent]) -> None:
+    old = managers("old")
+    id = old.take_over(agents[0], "srv0")
+    old.agents.revoke(id)
+    told = old.ask(agents[0])
+    assert (told[0].result, told[0].server) == (REVOKED, id) and servers.serial(old.store, id) is None
+    old.agents.forget(id)
+    assert old.ask(agents[0])[0].result == REVOKED and servers.all(old.store) == []
 
 
 def test_another_address_of_the_manager_is_told_once(managers: Callable[..., Manager], agents: list[RunningAgent]) -> None:

@@ -17,16 +17,17 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from domus_agent.callbacks import Callbacks, LatestStatistics
 from domus_agent.config import AgentConfig
+from domus_agent.libvirt_tls import LibvirtTls
 from domus_agent.methods import Methods
 from domus_agent.operations import Operations
-from domus_agent.ownership import Ownership
+from domus_agent.ownership import MANAGER, Caller, Ownership
 from domus_agent.rpc import Door
 from domus_agent.store import AgentStore
 from domus_core.errors import NotFound
@@ -58,6 +59,15 @@ class _Connections:
         raise NotFound("a simulated server has no libvirt", object="libvirt")
 
 
+class _Methods(Methods):
+    """All of an agent's methods; what libvirt would tell for an inventory is made up."""
+
+    def call(self, method: str, parameters: Mapping[str, Any], caller: Caller) -> Any:
+        if method == "inventory" and caller.role == MANAGER:
+            return {"objects": self._store.objects(), "server": FACTS}
+        return super().call(method, parameters, caller)
+
+
 class SimulatedAgent:
     """One server: all of an agent but what looks at libvirt."""
 
@@ -67,7 +77,7 @@ class SimulatedAgent:
         self.ownership = Ownership(config.directory, config.state_directory, self.store)
         self.connections: Any = _Connections()
         self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
-        self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION)
+        self.methods = _Methods(self.ownership, self.store, self.operations, self.connections, VERSION, LibvirtTls(config, self.store))
         self.vms = [description(self.ownership.server_id, number * vms + one) for one in range(vms)]
         with self.store.transaction():
             for one in self.vms:
@@ -89,7 +99,7 @@ class SimulatedAgent:
 
     def _changed(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.run_coroutine_threadsafe(self.door.renew(), loop)
-        self.callbacks.wake()
+        self.callbacks.begin_anew()
 
     def _collect(self) -> dict[str, Any]:
         """What `Statistics.collect` tells of running VMs."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import simple_websocket
-from domus_core.clients.agent import AgentClient, tls_context, who_answers
+from domus_core.clients.agent import AgentClient, Shown, tls_context, who_answers
 from domus_core.clients.wire import server_urn
 from domus_core.errors import DomusError, Unreachable
 
@@ -18,7 +18,6 @@ from ..config import ManagerConfig
 from ..security.authority import Authority
 from ..store import servers
 from ..store.database import Store
-from ..store.trust import DEFAULT_POOL
 from . import discovery, takeover
 from .trust import Trust
 
@@ -49,8 +48,8 @@ class Agents:
         """The result of an agent's method. Raises NotFound (not our server), the agent's error, or Unreachable."""
         return self._client(server_id).request(method, parameters, timeout)
 
-    def take_over(self, name: Optional[str], address: str, port: int, secret: str, *, pool: str = DEFAULT_POOL, replace: bool = False) -> dict[str, Any]:
-        """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Without `name` it keeps the one it has.
+    def take_over(self, name: Optional[str], address: str, port: int, secret: str, *, pool: Optional[str] = None, replace: bool = False) -> dict[str, Any]:
+        """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Without `name` or `pool` it keeps those it has.
 
         Raises what `takeover.take_over` raises.
         """
@@ -59,8 +58,8 @@ class Agents:
         self._forget(server["id"])
         return server
 
-    def who_answers(self, address: str, port: int, timeout: float) -> tuple[str, str]:
-        """Id of the server of our authority that answers there, and the serial number (hex) of its certificate. Raises Unreachable."""
+    def who_answers(self, address: str, port: int, timeout: float) -> Shown:
+        """The certificate of our authority that a server shows there. Raises Unreachable."""
         with self._lock:
             certificate, key = self._own_certificate()
         return who_answers(address, port, self._authority.servers_ca_pem, str(certificate), str(key), timeout)
@@ -118,7 +117,7 @@ class Agents:
         server = servers.find(self._store, server_id)
         if server["revoked"]:
             label, remedy = f"server {server['name']}", "Forget it: domus server remove --forget; reinstalled, it is added again with --replace"
-            raise Unreachable("its certificate is revoked, so that it is not talked to", object=label, remedy=remedy)
+            raise Unreachable("its certificate is revoked, so that it is not talked to", object=label, field="certificate", remedy=remedy)
         with self._lock:
             certificate, key = self._own_certificate()
             place = (str(server["address"]), int(server["port"]), self._renewed)

@@ -8,23 +8,24 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
 from cryptography import x509
-from domus_core.clients.agent import AgentClient
+from domus_core.clients.agent import AgentClient, Shown
 from domus_core.errors import DomusError, Forbidden, NotFound, Unreachable
 
 from ..config import ManagerConfig
 from ..rebuild_places import Place
 from ..security.authority import Authority
-from ..store import events, objects, servers
+from ..store import events, objects, server_states, servers, trust
 from ..store.database import Connection, Store
+from .notes import maintenance_of, pool_of
 from .pool import Agents
 
 ADDED, UPDATED, KNOWN, TAKEN_OVER = "added", "updated", "known", "taken over"
-SILENT, FREE, FOREIGN, FAILED = "silent", "free", "foreign", "failed"
+SILENT, FREE, FOREIGN, REVOKED, FAILED = "silent", "free", "foreign", "revoked", "failed"
 #: what came back
 OURS = (ADDED, UPDATED, KNOWN, TAKEN_OVER)
 AT_ONCE = 32
@@ -72,11 +73,18 @@ class Rebuild:
 
     def _ask(self, place: Place) -> Outcome:
         try:
-            server_id, serial = self._agents.who_answers(place.address, place.port, self._timeout)
+            shown = self._agents.who_answers(place.address, place.port, self._timeout)
         except Unreachable as error:
             return self._other(place, error)
+        server_id = shown.server_id
+        gone = trust.row(self._store, server_id)
+        if gone is not None and gone["gone_at"] is not None:
+            if place.secret is not None:
+                return self._take_over(place)
+            remedy = "If it is to come back: `domus-agent secret --rescue` on the server, then rebuild --secrets"
+            return _outcome(place, REVOKED, server=server_id, note="this manager has revoked its certificate, or forgotten it", remedy=remedy)
         try:
-            return self._ours(place, server_id, serial)
+            return self._ours(place, shown)
         except Forbidden:
             note = f"it obeys a manager with our authority, but with another id than {self._store.manager_id}"
             remedy = "Import the keys of that manager, its id comes with them: domus-manager authority import"
@@ -84,8 +92,9 @@ class Rebuild:
         except DomusError as error:
             return _outcome(place, FAILED, server=server_id, note=str(error), remedy=error.remedy)
 
-    def _ours(self, place: Place, server_id: str, serial: str) -> Outcome:
+    def _ours(self, place: Place, shown: Shown) -> Outcome:
         """A server whose manager we are: note it, tell it where we are, take over what it has."""
+        server_id = shown.server_id
         first = self._seen.setdefault(server_id, place)
         if first != place:
             return _outcome(place, KNOWN, server=server_id, note=f"the same server answers at {first.address}:{first.port}, which is noted")
@@ -93,9 +102,12 @@ class Rebuild:
             hello = agent.request("hello", {}, self._timeout)
             before = _row(self._store, server_id)
             name = str(hello.get("known_as") or (before or {}).get("name") or place.name or hello["name"])
-            server = {"id": server_id, "name": name, "address": place.address, "port": place.port, "serial": serial}
+            server = {"id": server_id, "name": name, "address": place.address, "port": place.port, "serial": shown.serial}
             if before != server:
                 servers.add(self._store, server)
+                trust.note(self._store, server_id, ends_at=shown.ends_at, **({} if before else {"pool": pool_of(hello)}))
+                if before is None:
+                    self._restore_maintenance(server_id, hello)
                 self._tell(server_id, {"name": name, "address": place.address, "known": before is not None})
             note = self._readdress(agent)
             counted = self._take_inventory(server_id, agent)
@@ -132,6 +144,12 @@ class Rebuild:
                 return _outcome(place, TAKEN_OVER, objects=self._take_inventory(server["id"], agent), **made)
         except DomusError as error:
             return _outcome(place, TAKEN_OVER, note=f"what is on it is not known yet: {error}", **made)
+
+    def _restore_maintenance(self, server_id: str, hello: Mapping[str, Any]) -> None:
+        """A server that was in maintenance mode is so still: somebody may be at work on it."""
+        reason = maintenance_of(hello)
+        if reason is not None:
+            server_states.set_maintenance(self._store, server_id, True, reason, "rebuild")
 
     def _readdress(self, agent: AgentClient) -> Optional[str]:
         """Have the server tell its news to this manager's address; what is to be said of that."""

@@ -12,8 +12,9 @@ from domus_core.clients.wire import split_invitation
 from domus_core.errors import Conflict, NotFound, Unreachable
 
 from ..security.authority import Authority
-from ..store import servers, trust
+from ..store import server_states, servers, trust
 from ..store.database import Store
+from . import notes
 from .trust import Trust
 
 PROTOCOL = 1
@@ -26,15 +27,15 @@ class Wanted:
     name: Optional[str]
     address: str
     port: int
-    pool: str = trust.DEFAULT_POOL
+    pool: Optional[str] = None
     replace: bool = False
 
 
 def take_over(store: Store, authority: Authority, given: Trust, url: str, wanted: Wanted, secret: str, is_ours: Callable[[str], bool]) -> dict[str, Any]:
     """Compare the fingerprint, sign the server's keys, hand over the authorities; return its item.
 
-    Without a name it is what the manager before called it, or what it calls itself. One that has a manager asks for a signature (csr)
-    only when root has opened it for a rescue.
+    Without a name it is what the manager before called it, or what it calls itself; the pool is that of before likewise. One that has a
+    manager asks for a signature (csr) only when root has opened it for a rescue.
 
     Raises InvalidSpec (not a secret), Unreachable, Conflict (another fingerprint, owned already, name or host UUID in use), Unauthorized (wrong secret).
     """
@@ -43,13 +44,14 @@ def take_over(store: Store, authority: Authority, given: Trust, url: str, wanted
         hello = contact.call("hello")
         server_id = str(hello["server"])
         name = wanted.name or str(hello.get("known_as") or hello["name"])
+        pool = wanted.pool or notes.pool_of(hello)
         wanted = dataclasses.replace(wanted, name=name)
         _check(store, hello, wanted)
         issued = authority.issue_server(hello["csr"], server_id, [wanted.address], store.manager_id)
         server = {"id": server_id, "name": name, "address": wanted.address, "port": wanted.port, "serial": issued.serial}
         with _stored(store, server, wanted.replace) as replaced:
-            trust.note(store, server_id, pool=wanted.pool, ends_at=issued.not_after, next_serial=None)
-            papers = given.papers({**server, "hostname": hello.get("name")}, hello.get("libvirt_csr"), wanted.pool)
+            trust.note(store, server_id, pool=pool, ends_at=issued.not_after, next_serial=None)
+            papers = given.papers({**server, "hostname": hello.get("name")}, hello.get("libvirt_csr"), pool)
             try:
                 contact.call(
                     "take_over",
@@ -65,6 +67,9 @@ def take_over(store: Store, authority: Authority, given: Trust, url: str, wanted
             except Unreachable:  # the answer may have been lost on its way
                 if not is_ours(server_id):
                     raise
+    reason = notes.maintenance_of(hello)
+    if reason is not None:  # somebody may be at work on it
+        server_states.set_maintenance(store, server_id, True, reason, "rescue")
     if replaced is not None:
         given.revoke(replaced)
         servers.remove(store, replaced)

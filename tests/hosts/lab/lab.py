@@ -27,17 +27,20 @@ RUN = Path("/run/domus-hosts")
 KINDS: dict[str, type[Host]] = {"container": Container, "machine": Machine}
 
 
-def default_name() -> str:
-    """The lab of this checkout, unless LAB names another."""
-    place = str(image.CHECKOUT)
-    return os.environ.get("LAB") or f"{re.sub(r'[^a-z0-9]+', '-', image.CHECKOUT.name.lower())}-{hashlib.sha256(place.encode()).hexdigest()[:4]}"
+def lab_name(purpose: str | None = None) -> str:
+    """The lab of this checkout, unless LAB names another; those for a purpose stand beside it."""
+    name = os.environ.get("LAB")
+    if not name:
+        place = str(image.CHECKOUT)
+        name = f"{re.sub(r'[^a-z0-9]+', '-', image.CHECKOUT.name.lower()).strip('-')[:12]}-{hashlib.sha256(place.encode()).hexdigest()[:4]}"
+    return f"{name}-{purpose}" if purpose else name
 
 
 class Lab:
     """The lab of a name: what there is of it is read from its directory, so that every process sees the same."""
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = name or default_name()
+        self.name = name or lab_name()
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", self.name):
             raise LabError(f"lab {self.name!r}: a name is up to 31 small letters, digits and hyphens; choose another one by LAB=")
         self.directory = RUN / self.name

@@ -15,7 +15,7 @@ from domus_agent import ownership, rescue
 from domus_agent.ownership import FREE, MANAGER, Caller, Ownership, read_identity
 from domus_agent.store import AgentStore
 from domus_core.clients.wire import split_invitation
-from domus_core.errors import Conflict, DomusError, Forbidden, InvalidSpec, Unauthorized
+from domus_core.errors import Conflict, DomusError, Forbidden, InvalidSpec, TooLarge, Unauthorized
 from domus_core.owner import owner
 
 from tests.support.small_authority import SmallAuthority
@@ -189,6 +189,20 @@ def test_the_same_manager_with_another_address(bench: Bench) -> None:
     assert bench.file("callback_authority.pem").read_text() == other.pem
     assert owner(str(bench.directory / "state")) == {"manager": OLD, "url": "https://new:7002"}
     assert bench.events() == ["server.manager_moved"]
+
+
+def test_notes_are_kept_for_a_manager_that_is_rebuilt_and_go_with_a_release(bench: Bench) -> None:
+    assert bench.own.notes == {}
+    bench.own.remember({"pool": "rack1"})
+    assert bench.again().notes == {"pool": "rack1"} and bench.file("notes.json").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(TooLarge):
+        bench.own.remember({"pool": "x" * ownership.MOST_NOTES})
+    assert bench.own.notes == {"pool": "rack1"}
+    bench.file("notes.json").write_text("[1")
+    assert bench.own.notes == {}
+    bench.own.remember({"pool": "rack2"})
+    bench.own.release()
+    assert bench.own.notes == {}
 
 
 def _crash_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
