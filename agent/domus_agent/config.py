@@ -19,6 +19,8 @@ class AgentConfig:
     """The settings of an agent; each key of its file is a field here. Times are in seconds.
 
     With `libvirt_tls` libvirt and QEMU get certificates of the manager (below `pki_directory`), and libvirt listens on port 16514.
+    `migration_uri` leads to another server's libvirt at an address; `migration_address` is where VMs that come are to be sent (empty:
+    where the manager reaches this server).
     """
 
     directory: str = "/var/lib/domus/agent"
@@ -30,6 +32,8 @@ class AgentConfig:
     statistics: float = 20.0
     libvirt_tls: bool = False
     pki_directory: str = "/etc/pki"
+    migration_uri: str = "qemu+tls://{address}/system"
+    migration_address: str = ""
 
 
 def load_config(environment: Optional[Mapping[str, str]] = None) -> AgentConfig:

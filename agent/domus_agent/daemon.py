@@ -21,6 +21,7 @@ from .console import Consoles
 from .libvirt_tls import LibvirtTls
 from .memory import use_one_heap
 from .methods import Methods
+from .migrations import Migrations
 from .observer import Observer
 from .operations import Operations
 from .ownership import Ownership
@@ -43,7 +44,8 @@ class Agent:
         self.ownership = Ownership(config.directory, config.state_directory, self.store)
         self.connections = Connections(config.uri, config.state_directory)
         self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
-        self.observer = Observer(config, self.store, self.ownership.server_id, self.operations.busy)
+        self.migrations = Migrations(config, self.store, self.connections, self.operations, lambda: self.ownership.server_id)
+        self.observer = Observer(config, self.store, self.ownership.server_id, self._is_busy)
         self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
         self.libvirt_tls = LibvirtTls(config, self.store)
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
@@ -54,7 +56,8 @@ class Agent:
         self.callbacks.tls, self.callbacks.take_crl = self.libvirt_tls.told, self.libvirt_tls.take_crl
         self.store.wake = self.callbacks.wake
         self.store.recovered = self.observer.resync
-        self.operations.touched = self.observer.touched
+        self.operations.touched = self.migrations.touched = self.observer.touched
+        self.methods.migrations = self.migrations
         self.methods.resync, self.methods.facts = self.observer.resync, lambda: self.observer.facts
 
     async def serve(self) -> None:
@@ -83,6 +86,7 @@ class Agent:
         self.observer.start()
         self.statistics.start()
         self.libvirt_tls.start()
+        self.migrations.start()
         self.store.add_event("agent.started", data={"version": VERSION})
         self.callbacks.start()
         owner = f"belongs to {self.ownership.url}" if self.ownership.owned else "has no manager yet"
@@ -90,7 +94,12 @@ class Agent:
         if self.store.problem:
             _log.error("%s", self.store.problem)
 
+    def _is_busy(self, kind: str, key: str) -> bool:
+        """Is the object left alone by the observer for now?"""
+        return self.operations.busy(kind, key) or self.migrations.is_coming(kind, key)
+
     def _stop(self) -> None:
+        self.migrations.stop()
         self.operations.stop(STOP_SECONDS)
         self.statistics.stop()
         self.libvirt_tls.stop()

@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from domus_core.errors import DriverError
 
@@ -16,6 +16,8 @@ from .service import SYSTEMD
 
 PORT = 16514
 SOCKET, SERVICE, SERVER = "libvirtd-tls.socket", "libvirtd.service", "libvirtd"
+# Whoever connects to one of these meanwhile (the agent itself, at the latest) would start libvirtd again.
+LOCAL_SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
 COMMAND_SECONDS, ANSWER_SECONDS = 60.0, 30.0
 _CLIENT_LINE = re.compile(r"^\s*(\d+)\s+tls\b", re.MULTILINE)
 _SUBJECT_LINE = re.compile(r"^\s*\S*x509_dname\s*:\s*(.*)$", re.MULTILINE)
@@ -33,20 +35,20 @@ def is_open() -> bool:
 
 def open_door() -> None:
     """Let systemd listen from now on, also after a reboot. It refuses while libvirtd runs, so that has to pause. Raises DriverError."""
-    _run("systemctl", "stop", SERVICE)
-    try:
-        _run("systemctl", "enable", "--now", SOCKET)
-    finally:
-        _run("systemctl", "start", SERVICE)
+    _pause_while("enable", [SOCKET])
 
 
 def close_door() -> None:
     """Let systemd listen no more. libvirtd holds what it was given, so that it begins anew. Raises DriverError."""
-    _run("systemctl", "stop", SERVICE)
+    _pause_while("disable", [])
+
+
+def _pause_while(word: str, sockets: Sequence[str]) -> None:
+    _run("systemctl", "stop", SERVICE, *LOCAL_SOCKETS, SOCKET)
     try:
-        _run("systemctl", "disable", "--now", SOCKET)
+        _run("systemctl", word, SOCKET)
     finally:
-        _run("systemctl", "start", SERVICE)
+        _run("systemctl", "start", *LOCAL_SOCKETS, *sockets, SERVICE)
 
 
 def reload_certificates() -> None:

@@ -18,6 +18,7 @@ from domus_core.model.document import DEFAULT_SITE, parse_document
 
 from .connections import Connections
 from .libvirt_tls import LibvirtTls
+from .migrations import Migrations
 from .operations import Operations, told_report
 from .ownership import FREE, JOB, MANAGER, Caller, Ownership
 from .store import AgentStore
@@ -25,6 +26,7 @@ from .store import AgentStore
 LONGEST_WAIT, SHORT_WAIT = 20.0, 0.5
 # Each holds a thread of the door; beyond that they wait shortly, so that other calls find one.
 MOST_WAITING = 32
+MOST_SOUGHT = 10_000
 _NUMBER = (int, float)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 _REQUIRED = object()
@@ -40,7 +42,7 @@ class Parameter:
 
 
 _TEXT, _MAYBE_TEXT = Parameter((str,)), Parameter((str, type(None)), None)
-_DOCUMENT = {"document": Parameter((dict,)), "server": _MAYBE_TEXT, "expected": _MAYBE_TEXT}
+_DOCUMENT = {"document": Parameter((dict,)), "server": _MAYBE_TEXT, "expected": _MAYBE_TEXT, "existing": Parameter((dict, type(None)), None)}
 _SECONDS = Parameter(_NUMBER, 0.0)
 _PATIENCE = Parameter(_NUMBER, engine.PATIENCE)
 SUBMIT: dict[str, dict[str, Parameter]] = {
@@ -48,6 +50,10 @@ SUBMIT: dict[str, dict[str, Parameter]] = {
     "verb": {
         **{"vm": _TEXT, "verb": _TEXT, "force": Parameter((bool,), False), "timeout": Parameter((int, type(None)), None)},
         **{"site": _MAYBE_TEXT, "patience": _PATIENCE},
+    },
+    "migrate": {
+        **{"vm": _TEXT, "options": Parameter((dict,)), "destination": Parameter((dict,)), "plan": Parameter((dict,)), "probes": Parameter((dict,))},
+        **{"address": _TEXT, "tls_name": _MAYBE_TEXT, "source_name": _MAYBE_TEXT, "patience": _PATIENCE},
     },
 }
 
@@ -59,6 +65,7 @@ class Methods:
         self, ownership: Ownership, store: AgentStore, operations: Operations, connections: Connections, version: str, libvirt_tls: LibvirtTls
     ) -> None:
         self.resync: Callable[[], None] = lambda: None
+        self.migrations: Optional[Migrations] = None
         self.facts: Callable[[], Optional[Mapping[str, Any]]] = lambda: None
         self._libvirt_tls = libvirt_tls
         self._ownership = ownership
@@ -155,13 +162,21 @@ class Methods:
     def _plan(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         site = parse_document(parameters["document"], server=parameters["server"])
         with self._connections.driver() as driver:
-            report = engine.apply(site, driver, check=True, expected=parameters["expected"])
+            report = engine.apply(site, driver, check=True, expected=parameters["expected"], existing=parameters["existing"])
         return told_report(report)
 
     def _inventory(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         with self._connections.connection() as connection:
             facts = read_server(connection, virtualization_setting="auto", state_directory=self._connections.state_directory)
         return {"objects": self._store.objects(), "server": facts}
+
+    def _find_vms(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        if len(parameters["vms"]) > MOST_SOUGHT or not all(isinstance(one, str) for one in parameters["vms"]):
+            raise InvalidSpec(f"is not a list of at most {MOST_SOUGHT} UUIDs", field="vms")
+        with self._connections.driver() as driver:
+            found = {uuid: driver.find_vm(uuid) for uuid in dict.fromkeys(parameters["vms"])}
+        states = {uuid: one.state for uuid, one in found.items() if one is not None}
+        return {"vms": {uuid: {"state": state.state, "persistent": state.persistent} for uuid, state in states.items()}}
 
     def _resync(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         mark = self._store.announce_all()
@@ -173,6 +188,23 @@ class Methods:
             raise InvalidSpec("is not a list of names", field="vms")
         with self._connections.driver() as driver:
             return adopt(driver, parameters["vms"], parameters["site"])
+
+    def _migration_facts(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().facts(parameters["vm"], parameters["contents"])
+
+    def _migration_offer(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().offer(parameters["vm"])
+
+    def _receive_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().receive(**parameters)
+
+    def _settle_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._migrations_of().settle(parameters["uuid"], parameters["discard"], parameters["wait"])
+
+    def _migrations_of(self) -> Migrations:
+        if self.migrations is None:
+            raise NotFound("this agent moves no VMs", object="method")
+        return self.migrations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +220,7 @@ _ANYBODY, _WORKERS = (FREE, JOB, MANAGER), (JOB, MANAGER)
 _OPERATION = {"operation": _TEXT}
 _TAKE_OVER = dict.fromkeys(("secret", "manager", "url", "authority", "callback_authority", "certificate", "name"), _TEXT)
 _PAPERS = Parameter((dict, type(None)), None)
+_RECEIVE = {"vm": Parameter((dict,)), "options": Parameter((dict,)), "source": _TEXT, "contents": Parameter((dict,), {})}
 METHODS: dict[str, Method] = {
     "hello": Method(Methods._hello, _ANYBODY),
     "take_over": Method(Methods._take_over, (FREE,), {**_TAKE_OVER, "libvirt": _PAPERS}),
@@ -203,7 +236,14 @@ METHODS: dict[str, Method] = {
     "cancel": Method(Methods._cancel, _WORKERS, _OPERATION),
     "plan": Method(Methods._plan, _WORKERS, _DOCUMENT),
     "inventory": Method(Methods._inventory),
+    "find_vms": Method(Methods._find_vms, parameters={"vms": Parameter((list,))}),
     "resync": Method(Methods._resync),
+    "migration_facts": Method(Methods._migration_facts, parameters={"vm": _TEXT, "contents": Parameter((bool,), False)}),
+    "migration_offer": Method(Methods._migration_offer, parameters={"vm": Parameter((dict,))}),
+    "receive_migration": Method(Methods._receive_migration, parameters={**_OPERATION, **_RECEIVE}),
+    "settle_migration": Method(
+        Methods._settle_migration, parameters={"uuid": _TEXT, "discard": Parameter((bool,), False), "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT)}
+    ),
     "adopt": Method(Methods._adopt, parameters={"vms": Parameter((list, type(None)), None), "site": Parameter((str,), DEFAULT_SITE)}),
 }
 

@@ -32,7 +32,7 @@ from domus_core.model.document import DEFAULT_SITE, Site, parse_document
 from .connections import Connections
 from .store import AgentStore
 
-APPLIES, VERBS = 4, 16
+APPLIES, VERBS, OTHERS = 4, 16, 8
 MOST_UNFINISHED = 1_000
 MOST_LINES = 10_000
 KEPT_SECONDS = 7 * 86400.0
@@ -90,9 +90,15 @@ class Operations:
         self._known: OrderedDict[str, Operation] = OrderedDict()
         self._stopping = False
         self._pools = {"apply": ThreadPoolExecutor(APPLIES, "apply"), "verb": ThreadPoolExecutor(VERBS, "verb")}
+        self._kinds: dict[str, Callable[[Mapping[str, Any]], tuple[Work, list[Target]]]] = {"apply": self._apply, "verb": self._verb}
         self._key = store.secret("digest_key", secrets.token_hex(32)).encode()
         self._interrupt_unfinished()
         store.forget_operations(clock() - KEPT_SECONDS)
+
+    def add_kind(self, kind: str, prepare: Callable[[Mapping[str, Any]], tuple[Work, list[Target]]]) -> None:
+        """Let somebody else's kind of operation be submitted; `prepare` makes the work of its content and names the objects it works on."""
+        self._kinds[kind] = prepare
+        self._pools[kind] = ThreadPoolExecutor(OTHERS, kind)
 
     def submit(self, operation: str, kind: str, content: Mapping[str, Any], who: str, serial: str) -> dict[str, Any]:
         """Keep the operation, begin it, and return its status. Raises InvalidSpec before anything is kept, Conflict, Busy.
@@ -100,7 +106,7 @@ class Operations:
         What is done within 50 ms has ended in that status, which spares whoever asks another call.
         `content` are the parameters of the contract's `submit` for an apply or a verb; `who` may see and cancel it later.
         """
-        work, targets = self._apply(content) if kind == "apply" else self._verb(content)
+        work, targets = self._kinds[kind](content)
         digest = hmac.new(self._key, json.dumps([kind, content], sort_keys=True).encode(), hashlib.sha256).hexdigest()
         with self._news:
             kept = self._find(operation)
@@ -275,7 +281,13 @@ class Operations:
         self._remember(operation)
         self._news.notify_all()
 
-    def _progress(self, operation: Operation) -> Callable[[str], None]:
+    def cancelled(self, operation: Operation) -> Callable[[], bool]:
+        """Is it no longer wanted? For work that goes on by itself when the agent is stopped: that is no reason to end it."""
+        return lambda: operation.cancelled.is_set() and not self._stopping
+
+    def progress(self, operation: Operation) -> Callable[[str], None]:
+        """What the work calls with a line for people."""
+
         def add(line: str) -> None:
             with self._news:
                 if len(operation.progress) < MOST_LINES:
@@ -296,8 +308,9 @@ class Operations:
                 check=content["check"],
                 wait_for_address=content["wait_for_address"],
                 patience=content["patience"],
-                progress=self._progress(operation),
+                progress=self.progress(operation),
                 expected=content["expected"],
+                existing=content["existing"],
                 cancelled=operation.cancelled.is_set,
             )
         return self._reported(operation, report)
@@ -317,7 +330,7 @@ class Operations:
                 force=content["force"],
                 timeout=content["timeout"],
                 cancelled=operation.cancelled.is_set,
-                progress=self._progress(operation),
+                progress=self.progress(operation),
                 patience=content["patience"],
             )
         return self._reported(operation, engine.Report(content["site"] or DEFAULT_SITE, False, [result]))

@@ -39,6 +39,7 @@ class RepositoryWatch:
         self._tell, self._look_at = tell, look_at
         self._problems: dict[str, Optional[str]] = {}
         self._disks: dict[str, frozenset[str]] = {}
+        self._first = True
         self._mounting: dict[str, tuple[Work, float]] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="repositories", daemon=True)
@@ -78,6 +79,7 @@ class RepositoryWatch:
                 self._mount(spec)
             elif state.available:
                 self._compare_disks(name, spec, places)
+        self._first = False
         self._problems = {name: problem for name, problem in self._problems.items() if name in shared}
 
     def _compare(self, name: str, state: RepositoryState) -> None:
@@ -96,9 +98,10 @@ class RepositoryWatch:
             found = frozenset(disk for disk, dummy in names_of_disks(places, spec))
         except NotAnswering:
             return
-        before, self._disks[name] = self._disks.get(name), found
-        if before is not None:
-            self._look_at(("virtual_disk", f"{name}/{disk}") for disk in before ^ found)
+        # The observer begins by looking at everything; a repository that is new later has disks that nobody has looked at.
+        before = self._disks.get(name, found if self._first else frozenset())
+        self._disks[name] = found
+        self._look_at([("virtual_disk", f"{name}/{disk}") for disk in before ^ found])
 
     def _mount(self, spec: RepositorySpec) -> None:
         """Have it mounted again, in a thread of its own: that may take a minute."""

@@ -10,8 +10,9 @@ from typing import Any
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # A setting in force may be indented and its list go on over lines; one that is commented out is a line like `#max_clients = 5000`.
-IN_FORCE = r"^[ \t]*{name}[ \t]*=[ \t]*(?:\[[^\]]*\]|[^\n]*)"
-COMMENTED = r"^#[ \t]*{name}[ \t]*=[ \t]*(?:\[[^\]\n]*\]|[^\n\[]*)$"
+LIST = r"\[(?:\"[^\"\n]*\"|[^\]\"])*\]"
+IN_FORCE = rf"^[ \t]*{{name}}[ \t]*=[ \t]*(?:{LIST}|[^\n]*)"
+COMMENTED = r"^#[ \t]*{name}[ \t]*=[^\n]*$"
 
 
 def edited(text: str, settings: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -53,7 +53,6 @@ settings:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.domus.virt.plugins.module_utils.libvirt_settings import edited
 
 

@@ -87,12 +87,19 @@ options:
         type: bool
   servers:
     description:
-      - The servers it is realized on; left out means all servers of the play.
+      - The servers it is realized on, by name; C(tag:NAME) stands for all that have the tag. Left out means all servers of
+        the play.
     type: list
     elements: str
   adopted:
     description:
       - 'The directory is not Domus''s own: files in it are used where they lie, and nothing is made or deleted in it.'
+    type: bool
+  shared:
+    description:
+      - 'The directory is the same file system on every server that has it: a VM moves between them without its disks being
+        copied.'
+      - A new object gets C(false).
     type: bool
   force_unmount:
     description:

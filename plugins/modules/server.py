@@ -38,6 +38,32 @@ options:
       - auto
       - kvm
       - qemu
+  tags:
+    description:
+      - 'Labels: VMs ask for servers that have them, networks and repositories are realized on those.'
+    type: list
+    elements: str
+  memory_reserve:
+    description:
+      - Memory that is kept for the server itself when VMs are placed.
+      - Bytes, or a number with C(KiB), C(MiB), C(GiB) or C(TiB).
+      - A new object gets 502 MiB and 2.05 % of its memory.
+    type: str
+  memory_factor:
+    description:
+      - How often the rest of its memory may be promised to VMs when they are placed.
+      - A new object gets C(1.0).
+    type: float
+  cpu_ratio:
+    description:
+      - How many virtual CPUs may be placed on it for each of its threads.
+      - A new object gets C(4.0).
+    type: float
+  cpu_group:
+    description:
+      - 'Its CPU compatibility group: VMs are moved only among the servers of a group.'
+      - A new object gets a group of all servers whose CPU libvirt calls the same.
+    type: str
 seealso:
   - module: domus.virt.server_info
   - module: domus.virt.apply

@@ -40,7 +40,8 @@ options:
     type: str
   servers:
     description:
-      - The servers it is realized on; left out means all servers of the play.
+      - The servers it is realized on, by name; C(tag:NAME) stands for all that have the tag. Left out means all servers of
+        the play.
     type: list
     elements: str
   state:

@@ -35,6 +35,20 @@ options:
     description:
       - The server where it starts its life, not where it must stay.
     type: str
+  server_tags:
+    description:
+      - It is placed only on servers that have all these tags; needs a manager.
+    type: list
+    elements: str
+  anti_affinity:
+    description:
+      - 'Anti-affinity groups it belongs to: no two VMs of a group are placed on one server; needs a manager.'
+    type: list
+    elements: str
+  cpu_group:
+    description:
+      - It is placed only on servers of this CPU compatibility group; needs a manager.
+    type: str
   description:
     description:
       - Free text.

@@ -45,6 +45,7 @@ class Target:
     operation: str
     document_file: str
     expected: Optional[str] = None
+    existing: Optional[Mapping[str, str]] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,7 @@ def read_targets(path: str) -> Targets:
                 operation=one["operation"],
                 document_file=os.path.join(directory, one["document_file"]),
                 expected=one.get("expected"),
+                existing=one.get("existing"),
             )
             for server_id, one in data["servers"].items()
         )
@@ -141,6 +143,7 @@ def _carry_out_on(target: Target, targets: Targets, context: ssl.SSLContext, sho
         wait_for_address=targets.wait_for_address,
         patience=targets.patience,
         expected=target.expected,
+        **({"existing": target.existing} if target.existing else {}),
     )
     since = 0
     while True:

@@ -17,6 +17,9 @@ pytestmark = pytest.mark.libvirt
 EDITS: dict[str, list[Any]] = {
     "description": ["one", "two\nlines & <tags>", "", "one again"],
     "tags": [["a"], ["b", "a"], [], ["c"]],
+    "server_tags": [["ssd"], ["ssd", "rack1"], []],
+    "anti_affinity": [["databases"], []],
+    "cpu_group": ["rack1", "rack2"],
     "cpus": [2, 1, 3],
     "cpus_max": [4, 8],
     "memory": ["24MiB", "17MiB"],
@@ -74,6 +77,9 @@ FIRST = {"disks": DISK, "nics": NIC, "cdroms": CDROM}
 ALL_FIELDS: dict[str, Any] = {
     "description": "all of <it>",
     "tags": ["a", "b"],
+    "server_tags": ["ssd"],
+    "anti_affinity": ["databases"],
+    "cpu_group": "rack1",
     "cpus": 1,
     "cpus_max": 4,
     "memory": "16MiB",

@@ -32,6 +32,14 @@ class SmallAuthority:
         pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return self._issued(key.public_key(), names, days), pem.decode()
 
+    def issue_host(self, organization: str, name: str, addresses: list[str], days: float = 30) -> tuple[str, str]:
+        """A certificate for a host of these DNS names and IP addresses, for both ends of a connection, and its key; both PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[Any] = [_host_name(address) for address in addresses]
+        subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization), x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return self._sign(subject, key.public_key(), [(x509.SubjectAlternativeName(names), False)], days), pem.decode()
+
     def sign(self, request: str, uri: str, days: float = 30) -> str:
         """A certificate for the key of a signing request (PEM)."""
         return self._issued(x509.load_pem_x509_csr(request.encode()).public_key(), [x509.UniformResourceIdentifier(uri)], days)
@@ -54,6 +62,13 @@ class SmallAuthority:
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical=critical)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _host_name(address: str) -> Any:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address))
+    except ValueError:
+        return x509.DNSName(address)
 
 
 def serial_of(path: str) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from domus_core.errors import error_from_dict
 from domus_core.verbs import VERBS, Verb
 
 from ..console import attach
-from ..following import follow_all
+from ..following import follow, follow_all
 from ..output import Output, key, moment, size
 from .common import completes, connect, limit_option, listed, with_output
 
@@ -87,6 +88,45 @@ def show_command(output: Output, vm: str) -> None:
 def console_command(vm: str, force: bool) -> None:
     """Open the serial console of a virtual machine; Ctrl-] ends it."""
     attach(connect(), vm, force=force)
+
+
+@vm_group.command("migrate")
+@click.argument("vm", shell_complete=completes(VMS))
+@click.argument("server", required=False, shell_complete=completes("/api/v1/servers"))
+@click.option("--copy-storage", is_flag=True, help="Copy the disks that lie on storage of the source's own.")
+@click.option("--bandwidth", type=click.IntRange(1), metavar="MIB", help="MiB/s at most.")
+@click.option("--downtime", type=click.IntRange(1), metavar="MS", help="Milliseconds it may stand still for the last step (default: 300).")
+@click.option("--multifd", type=click.IntRange(1, 255), metavar="N", help="Connections that carry the memory side by side.")
+@click.option("--post-copy", is_flag=True, help="After the first pass go on at the destination, and fetch the rest of the memory from there.")
+@click.option("--timeout", type=click.IntRange(1, 86400), metavar="SECONDS", help="Give it up after so long; the VM stays where it is.")
+@click.option("--check", is_flag=True, help="Only say whether and how it would get there; exit code 1 when it can not.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for it to be done.")
+@with_output
+def migrate_command(output: Output, vm: str, server: str | None, check: bool, no_wait: bool, **options: Any) -> int:
+    """Move a virtual machine to another server while it runs: the one that is named, else where there is room for it."""
+    manager = connect()
+    body = {**({"server": server} if server else {}), **{name: value for name, value in options.items() if value}}
+    if not check:
+        return follow(manager, manager.post(f"{VMS}/{vm}/migrate", body), output, wait=not no_wait)
+    told = manager.post(f"{VMS}/{vm}/migrate?check=true", body)
+    if not output.for_people:
+        output.data(told)
+        return 0 if told["possible"] else 1
+    _tell_check(vm, told, output)
+    return 0 if told["possible"] else 1
+
+
+def _tell_check(vm: str, told: Mapping[str, Any], output: Output) -> None:
+    for error in told["errors"]:
+        output.say(f"error ({error.get('code', 'error')}): {error_from_dict(error)}")
+    plan = told["plan"]
+    if plan is None:
+        output.say(f"{vm} can not be moved to {told['server'] or 'any server'}.")
+        return
+    for warning in plan["warnings"]:
+        output.say(f"warning: {warning}")
+    copied = f"; copies the disks {', '.join(plan['copied'])}" if plan["copied"] else ""
+    output.say(f"{vm} can be moved to {told['server']} ({plan['way']}, about {plan['bytes'] >> 20} MiB{copied}).")
 
 
 def _add_verb(verb: Verb) -> None:

@@ -117,7 +117,7 @@ class Agents:
         server = servers.find(self._store, server_id)
         if server["revoked"]:
             label, remedy = f"server {server['name']}", "Forget it: domus server remove --forget; reinstalled, it is added again with --replace"
-            raise Unreachable("its certificate is revoked, so that it is not talked to", object=label, remedy=remedy)
+            raise Unreachable("its certificate is revoked, so that it is not talked to", object=label, field="certificate", remedy=remedy)
         with self._lock:
             certificate, key = self._own_certificate()
             place = (str(server["address"]), int(server["port"]), self._renewed)

@@ -33,7 +33,6 @@ CONFIRM_SECONDS = 300.0
 AGAIN_SECONDS = 1.0
 TELL_SECONDS = 5.0
 TELL_AT_ONCE = 32
-COMPARE_SECONDS = 60.0
 # An authority's end is told so long before, each day once.
 WARN_SECONDS = 365 * DAY
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
@@ -48,8 +47,7 @@ class Trust:
         self._lock = threading.Lock()
         self._crl: Optional[tuple[int, str]] = None
         self._not_before: dict[str, float] = {}
-        self._looked = self._compared = 0.0
-        self._same_hosts: frozenset[tuple[str, ...]] = frozenset()
+        self._looked = 0.0
 
     def start(self, stopping: threading.Event) -> None:
         """Begin to look after them, until `stopping` is set."""
@@ -127,7 +125,7 @@ class Trust:
             self._agents.call(server_id, "renew", papers)
 
     def revoke(self, server_id: str) -> None:
-        """Have no certificate of a server accepted any more: here at once, by the servers that are online within seconds, by others when they are back."""
+        """Have no certificate of a server accepted any more: here at once, by the servers that are heard within seconds, by others when they are back."""
         serial, replaced = servers.serial(self._store, server_id), trust.libvirt_serials(self._store, server_id)
         with self._lock:
             self._authority.revoke_libvirt(replaced)
@@ -152,9 +150,6 @@ class Trust:
         if now - self._looked > DAY or now < self._looked:
             self._looked = now
             self._look_daily(now)
-        if now - self._compared > COMPARE_SECONDS or now < self._compared:
-            self._compared = now
-            self._tell_same_hosts()
 
     def _look_daily(self, now: float) -> None:
         for name in AUTHORITIES:
@@ -178,17 +173,6 @@ class Trust:
         else:
             logger.info("server %s was given new certificates", server_id)
             self._event("server.renewed", "info", server_id, {})
-
-    def _tell_same_hosts(self) -> None:
-        rows = self._store.rows(
-            "SELECT group_concat(name, ' ') AS names FROM (SELECT name, json_extract(facts, '$.uuid') AS uuid FROM servers ORDER BY name)"
-            " WHERE uuid IS NOT NULL GROUP BY uuid HAVING count(*) > 1"
-        )
-        found = frozenset(tuple(row["names"].split()) for row in rows)
-        for names in found - self._same_hosts:
-            remedy = "Give each a host_uuid of its own in libvirtd.conf (uuidgen), and restart libvirtd: libvirt refuses to migrate between them"
-            self._event("server.same_host_uuid", "error", None, {"servers": list(names), "remedy": remedy})
-        self._same_hosts = found
 
     def _refuse(self, serials: Iterable[str]) -> None:
         """Put certificates for libvirt on its revocation list, and tell the servers."""

@@ -64,7 +64,7 @@ class Watch:
             server_states.diagnose(self._store, server_id, str(error), is_distrust(error))
         else:
             problem = f"its agent answers, but does not report: can it reach {self._url}, and is its clock right? journalctl -u domus-agent"
-            server_states.diagnose(self._store, server_id, problem, False)
+            server_states.answers(self._store, server_id, problem)
 
     def _complete(self, server_id: str) -> None:
         """Take the server's inventory over, unless its reports have begun anew meanwhile."""

@@ -6,6 +6,7 @@ import dataclasses
 
 from domus_core.model.field_types import Choice, Flag, Integer, ListOf, Name, SecretText, Text
 from domus_core.model.fields import attribute
+from domus_core.model.migration import MigrationSpec
 
 from .reading import Moment
 
@@ -73,6 +74,20 @@ class VerbOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Migrate(MigrationSpec):
+    """Move a VM to another server."""
+
+    server: str | None = attribute(Name(), "Where it is to go: name or id; left out: where there is room for it.", example="srv2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evacuate(MigrationSpec):
+    """Move the VMs of a server that run to other servers."""
+
+    at_once: int | None = attribute(Integer(1, 64), "How many move at the same time.", default=2, example=4)
+
+
+@dataclasses.dataclass(frozen=True)
 class NewToken:
     """A token for programs."""
 
@@ -108,4 +123,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, Evacuate, TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

@@ -31,8 +31,9 @@ EVENT_FILTERS = (
     Parameter("object", Text(255), "Id of an object."),
     Parameter("severity", Choice(*SEVERITIES), "How grave."),
 )
+CHECK = Parameter("check", Flag(), "Only say what it would do.", False)
 APPLY_PARAMETERS = (
-    Parameter("check", Flag(), "Only say what it would do.", False),
+    CHECK,
     WAIT,
     Parameter("wait_for_address", Integer(0, 3600), "Seconds to wait for the addresses of started VMs.", 0),
     REASON,

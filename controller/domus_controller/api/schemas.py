@@ -121,7 +121,7 @@ def _shown_property(field: Field) -> Schema:
         return {"type": "array", "items": reference(shown_name(kind.spec))}
     if isinstance(kind, types.Size):
         return {"type": "integer", "description": f"{field.doc} In bytes."}
-    words = {"int": "integer", "bool": "boolean", "list": "array"}
+    words = {"int": "integer", "float": "number", "bool": "boolean", "list": "array"}
     return {"type": words.get(kind.ansible, "string"), "description": field.doc}
 
 
@@ -154,6 +154,8 @@ _MAKERS: tuple[tuple[type, Callable[[Any], Schema]], ...] = (
     (types.AbsolutePath, lambda kind: {"type": "string", "pattern": "^/[^\\x00-\\x1f\\x7f]*$", "maxLength": 1000}),
     (types.Integer, lambda kind: {"type": "integer", "minimum": kind.least, "maximum": kind.most}),
     (types.Size, _size),
+    (types.Ratio, lambda kind: {"type": "number", "minimum": kind.least, "maximum": kind.most}),
+    (types.ServerOrTag, lambda kind: {"type": "string", "pattern": f"^({types.TAG})?{types.NAME.pattern}$"}),
     (types.Flag, lambda kind: {"type": "boolean"}),
     (types.Choice, lambda kind: {"type": "string", "enum": list(kind.words)}),
     (types.MacAddress, lambda kind: {"type": "string", "pattern": MAC_TEXT}),

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from domus_core.documents import load_document
 from flask import Response
 
+from ..jobs.migrate_run import options_of
 from ..store import jobs, plans
-from .bodies import VerbOptions
+from .bodies import Migrate, VerbOptions
 from .call import Call, Item, answer, job_answer, page_answer, waited
 from .objects import find
 from .reading import read_text
@@ -50,6 +51,21 @@ def carry_out(verb: str) -> Callable[[Call], Response]:
         return job_answer(call, job)
 
     return handler
+
+
+def migrate_vm(call: Call) -> Response:
+    """Start moving a VM to another server; with `check`, only say whether and how it would get there."""
+    vm, wanted = find(call, "vm"), call.body(Migrate)
+    if call.query["check"]:
+        options, server = options_of(wanted), wanted.server
+        if server is None:
+            chosen = call.parts.jobs.choose_destination(vm["id"], options)
+            if not chosen["possible"]:
+                return answer({name: chosen[name] for name in ("server", "server_id", "possible", "errors")} | {"plan": None})
+            server = chosen["server_id"]
+        return answer(call.parts.jobs.check_migration(vm["id"], server, options))
+    reason = call.query["reason"] or ""
+    return job_answer(call, call.parts.jobs.migrate(vm["id"], wanted.server, options_of(wanted), by=call.principal.name, reason=reason))
 
 
 def list_jobs(call: Call) -> Response:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from domus_core.errors import InvalidSpec
 from domus_core.model.document import parse_document
 from domus_core.model.fields import plain
 from domus_core.model.kinds import KINDS
-from domus_core.planning.placement import route
+from domus_core.planning.routing import route
 
-from ..store import objects, servers
+from ..store import fleet, objects
 from .outcome import Target
 from .tools import Tools, Work
 
@@ -25,11 +25,25 @@ def prepare(tools: Tools, document: Any) -> Work:
     if not isinstance(document, Mapping):
         raise InvalidSpec("is not a mapping of sections", object="document", value=type(document).__name__)
     whole = {"site": tools.config.site, **document}
-    names = {str(one["id"]): str(one["name"]) for one in servers.all(tools.store)}
-    documents = route(whole, names, objects.locate(tools.store, str(whole["site"])))
-    if not documents:
+    located = located_of(tools, str(whole["site"]))
+    routed = route(whole, fleet.read_fleet(tools.store, with_vms=_has_new_vms(whole, located)), located)
+    if not routed.documents:
         raise InvalidSpec("holds no object", object="document", remedy="Write down what there is to be")
-    return Work(whole, documents)
+    placements = {name: {"server": placed.server, "reason": placed.reason} for name, placed in routed.placements.items()}
+    return Work(whole, routed.documents, placements)
+
+
+def located_of(tools: Tools, site: str) -> Mapping[str, Sequence[str]]:
+    """Where the VMs of a site are, or will be by the jobs that have not ended: ids of servers by name."""
+    found: dict[str, list[str]] = {**fleet.promised(tools.store, site)}
+    found.update(objects.locate(tools.store, site))
+    return found
+
+
+def _has_new_vms(document: Mapping[str, Any], located: Mapping[str, Any]) -> bool:
+    """Is something to be placed? What is malformed is told by who routes it."""
+    vms = document.get("vms")
+    return isinstance(vms, (list, tuple)) and any(isinstance(vm, Mapping) and str(vm.get("name")) not in located for vm in vms)
 
 
 def asked_of(work: Work) -> list[Asked]:

@@ -7,6 +7,7 @@ Every job is stored before it starts, so a manager that is killed finds it again
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,18 +16,24 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from domus_core.errors import Conflict, DomusError, DriverError
+from domus_core.model.migration import parse_migration
 from domus_core.verbs import verb_named
 
 from ..agents.pool import Agents
 from ..config import ManagerConfig
 from ..security.authority import Authority
 from ..security.sealing import Sealing
-from ..store import jobs, objects, plans, requests
+from ..store import jobs, objects, plans, requests, servers
 from ..store.database import Connection, Store
+from ..store.jobs import MIGRATE
+from . import evacuation as evacuations
 from .apply_run import ApplyRun
 from .documents import asked_of, prepare, targets_of
+from .evacuation import EvacuationRun
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
+from .migrate_run import MigrateRun, check_migration
+from .moving_out import draw_up, refusal, resident
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
 from .planning import make_plan, planned_work
 from .queue import Entry, Queue
@@ -39,7 +46,7 @@ RETRY_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 
 Job = dict[str, Any]
-Run = Union[ApplyRun, VerbRun]
+Run = Union[ApplyRun, VerbRun, EvacuationRun]
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +62,8 @@ class Jobs:
         self._targets: dict[str, frozenset[Target]] = {}
         self._recovered: set[str] = set()
         self._lock = threading.Lock()
+        # From finding a place for a VM until that is written down: the next document must see it.
+        self._placing = threading.Lock()
 
     def start(self) -> None:
         """Take up what an earlier process left: queued jobs are queued again, running ones are settled."""
@@ -94,7 +103,8 @@ class Jobs:
     ) -> Job:
         """Queue the job that makes a document true. Raises what `prepare` raises, before anything is stored."""
         options = {"expected": dict(expected) if expected else None, "wait_for_address": wait_for_address}
-        return self._apply(prepare(self._tools, document), by=by, check=check, options=options, reason=reason)
+        with self._placing:
+            return self._apply(prepare(self._tools, document), by=by, check=check, options=options, reason=reason)
 
     def plan(self, document: Any, *, by: str) -> dict[str, Any]:
         """Store what a document would do now. Raises what `prepare` raises."""
@@ -113,6 +123,51 @@ class Jobs:
         job = {"kind": verb, "created_by": by, "reason": verb, "servers": [vm["server_id"]], "options": options, "relaunch_of": relaunch_of}
         asked = [("vm", str(vm["key"]), str(vm["server_id"]), {"state": wanted.state})] if wanted.state and vm["recorded"] else []
         return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}]}, site, asked, frozenset({("vm", vm["key"], vm["server_id"])}))
+
+    def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""
+        return check_migration(self._tools, objects.find(self._store, "vm", vm_id), server, options)
+
+    def choose_destination(self, vm_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Where a VM would move for which no server is named: {vm, server, server_id, possible, reason, errors}. Raises NotFound, Refused."""
+        parse_migration(dict(options))
+        vm = objects.find(self._store, "vm", vm_id)
+        return draw_up(self._tools, str(vm["server_id"]), [resident(vm)], options)[0]
+
+    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the VMs of a server (its item) would go; nothing is changed. Raises Refused."""
+        return evacuations.plan(self._tools, server, options)
+
+    def queue_evacuation(self, job: Mapping[str, Any]) -> Job:
+        """Queue an evacuation that is planned; of one server there is one at a time."""
+        return self._create(job, self._tools.config.site, [], frozenset({("server", str(job["objects"][0]["name"]), str(job["servers"][0]))}))
+
+    def migrate(
+        self,
+        vm_id: str,
+        server: Optional[str],
+        options: Mapping[str, Any],
+        *,
+        by: str,
+        reason: str = "",
+        relaunch_of: Optional[str] = None,
+        evacuation: Optional[str] = None,
+    ) -> Job:
+        """Start moving a VM to a server, or to where there is room for it. Raises NotFound, Refused, NoCapacity; Conflict when it is there already."""
+        if server is None:
+            chosen = self.choose_destination(vm_id, options)
+            if (refused := refusal([chosen])) is not None:
+                raise refused
+            server, reason = str(chosen["server_id"]), reason or f"move to {chosen['server']}: {chosen['reason']}"
+        vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
+        if there["id"] == vm["server_id"]:
+            raise Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=there["name"])
+        parse_migration(dict(options))
+        site = vm["site"] or self._tools.config.site
+        targets = frozenset(("vm", str(vm["key"]), str(one)) for one in (vm["server_id"], there["id"]))
+        told = {"vm": vm["id"], "site": site, "server": there["id"], "migration": dict(options), "evacuation": evacuation}
+        job = {"kind": MIGRATE, "created_by": by, "reason": reason or f"move to {there['name']}", "servers": [vm["server_id"], there["id"]], "options": told}
+        return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}], "relaunch_of": relaunch_of}, site, [], targets)
 
     def cancel(self, job_id: str, *, by: str) -> Job:
         """End a job: its processes and its operations on agents; an ended one stays as it is. Raises NotFound."""
@@ -133,13 +188,19 @@ class Jobs:
         if job["state"] not in ENDED:
             raise Conflict(f"is {job['state']}", object=f"job {job_id}", remedy="Wait for its end, or cancel it")
         options = job["options"]
+        if job["kind"] == MIGRATE:
+            return self.migrate(options["vm"], options["server"], options["migration"], by=by, relaunch_of=job_id)
+        if job["kind"] == jobs.EVACUATE:
+            server, how = servers.find(self._store, options["server"]), {"options": options["migration"], "at_once": options["at_once"]}
+            return evacuations.evacuate(self, server, by=by, reason=job["reason"], relaunch_of=job_id, **how)
         if options.get("verb"):
             return self.verb(options["vm"], options["verb"], by=by, force=options["force"], timeout=options["timeout"], relaunch_of=job_id)
         before = sealed_work(self._tools, job_id)
         if before is None:
             raise Conflict("its document is not kept: it succeeded", object=f"job {job_id}", remedy="Apply the document again")
-        work = before if options.get("expected") else prepare(self._tools, before.document)
-        return self._apply(work, by=by, check=job["check"], options=options, reason=job["reason"], relaunch_of=job_id)
+        with self._placing:
+            work = before if options.get("expected") else prepare(self._tools, before.document)
+            return self._apply(work, by=by, check=job["check"], options=options, reason=job["reason"], relaunch_of=job_id)
 
     def wait(self, job_id: str, seconds: float) -> Job:
         """The job as soon as it has ended, or as it is after so many seconds. Raises NotFound."""
@@ -204,8 +265,12 @@ class Jobs:
         self._finish(job_id, outcome)
 
     def _carry_out(self, job: Mapping[str, Any], targets: frozenset[Target]) -> Outcome:
-        if job["options"].get("verb"):
-            verb = VerbRun(self._tools, job, targets)
+        if job["kind"] == jobs.EVACUATE:
+            evacuation = EvacuationRun(self._tools, self, job)
+            self._remember(job, evacuation)
+            return evacuation.run()
+        if job["options"].get("verb") or job["kind"] == MIGRATE:
+            verb = (MigrateRun if job["kind"] == MIGRATE else VerbRun)(self._tools, job, targets)
             self._remember(job, verb)
             return recover_verb(verb, job) if job["id"] in self._recovered else verb.run()
         if job["id"] in self._recovered:
@@ -238,6 +303,8 @@ class Jobs:
                 logger.error("the end of job %s can not be stored: %s", job_id, error)
                 if self._tools.stopping.wait(RETRY_SECONDS):
                     return
+        with contextlib.suppress(DomusError):
+            objects.compare_moved(self._store, job_id)
         self._targets.pop(job_id, None)
         self._recovered.discard(job_id)
 

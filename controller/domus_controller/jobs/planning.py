@@ -10,6 +10,7 @@ from domus_core.errors import Conflict, DomusError
 from ..store import plans, servers
 from ..store.database import Connection
 from . import operations
+from .moved import existing_of
 from .tools import Tools, Work
 
 PLAN_SECONDS = 120
@@ -17,17 +18,21 @@ PLAN_SECONDS = 120
 
 def make_plan(tools: Tools, work: Work, by: str) -> dict[str, Any]:
     """Ask all agents at once and store the plan. Raises DomusError only when it can not be stored: what goes wrong on a server is in `errors`."""
-    names = {str(one["id"]): str(one["name"]) for one in servers.all(tools.store)}
+    known = {str(one["id"]): one for one in servers.all(tools.store)}
+    names = {server: str(one["name"]) for server, one in known.items()}
+    existing = existing_of(tools, work)
 
     def ask(server: str) -> dict[str, Any]:
         try:
             parameters = {"document": work.documents[server], "server": names[server], "expected": None}
+            if existing[server] and not known[server]["behind"]:
+                parameters["existing"] = existing[server]
             return dict(tools.agents.call(server, "plan", parameters, timeout=PLAN_SECONDS))
         except DomusError as error:
             return {"objects": [], "error": error.located(f"server {names[server]}").as_dict()}
 
     reports = operations.on_each(work.documents, ask)
-    shown = [{**_entry(entry), "server": names[server]} for server, report in reports.items() for entry in report["objects"]]
+    shown = [{**_entry(entry, work), "server": names[server]} for server, report in reports.items() for entry in report["objects"]]
     errors = [report["error"] for report in reports.values() if "error" in report] + [entry["error"] for entry in shown if entry.get("error")]
     plan = {
         "id": str(uuid.uuid4()),
@@ -59,5 +64,7 @@ def planned_work(tools: Tools, plan_id: str) -> tuple[Work, dict[str, str]]:
     return work, dict(plan["fingerprints"])
 
 
-def _entry(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name not in ("object", "state")}
+def _entry(entry: dict[str, Any], work: Work) -> dict[str, Any]:
+    shown = {name: value for name, value in entry.items() if name not in ("object", "state")}
+    placed = work.placements.get(str(entry.get("name"))) if entry.get("kind") == "vm" else None
+    return shown if placed is None else {**shown, "placement": placed["reason"]}

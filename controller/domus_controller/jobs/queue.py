@@ -10,9 +10,12 @@ from typing import Optional
 
 from domus_core.verbs import VERBS
 
+from ..store.jobs import EVACUATE, MIGRATE
 from .outcome import Target
 
 MOST_VERBS = 64
+# What is carried out by agents alone, without a playbook.
+DIRECT = frozenset({*VERBS, MIGRATE, EVACUATE})
 IDLE_SECONDS = 60.0
 
 
@@ -31,12 +34,12 @@ def startable(running: Iterable[Entry], queued: Iterable[Entry], most_playbooks:
     working = {True: 0, False: 0}
     for entry in running:
         holders.update(dict.fromkeys(entry.targets, entry.id))
-        working[entry.kind in VERBS] += 1
+        working[entry.kind in DIRECT] += 1
     starts: list[Entry] = []
     waiting: dict[str, Optional[str]] = {}
     for entry in queued:
         holder = next((holders[target] for target in entry.targets if target in holders), None)
-        is_verb = entry.kind in VERBS
+        is_verb = entry.kind in DIRECT
         if holder is None and working[is_verb] < (MOST_VERBS if is_verb else most_playbooks):
             starts.append(entry)
             working[is_verb] += 1

@@ -36,10 +36,11 @@ class Stopped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What is sealed with an apply job or a plan: the document as it came, and what each server gets of it."""
+    """What is sealed with an apply job or a plan: the document as it came, what each server gets of it, and which VMs were placed where and why."""
 
     document: Mapping[str, Any]
     documents: Mapping[str, Mapping[str, Any]]
+    placements: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     def sealed(self, tools: Tools) -> bytes:
         """It, encrypted."""

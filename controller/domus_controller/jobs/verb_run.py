@@ -51,7 +51,12 @@ class VerbRun:
             status = self._follow(status, output)
         names = {self._server: str(servers.find(self._tools.store, self._server)["name"])}
         reason = Cancelled(f"was cancelled by {self._cancelled_by}", object=f"job {self._job['id']}") if self._cancelled_by is not None else None
-        return outcome_of({self._server: status}, names, self._targets, reason)
+        outcome = outcome_of({self._server: status}, names, self._targets, reason)
+        return self._completed(outcome, status)
+
+    def _completed(self, outcome: Outcome, status: dict[str, Any]) -> Outcome:
+        """The outcome, with what a kind of job adds to it."""
+        return outcome
 
     def _submit(self) -> dict[str, Any]:
         options = self._job["options"]

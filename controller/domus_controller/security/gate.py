@@ -19,7 +19,7 @@ from domus_core.errors import Forbidden, NotFound, Unauthorized
 from flask import Request
 
 from ..errors import Overloaded, Throttled
-from ..store import person_certificates, tokens, trust, users
+from ..store import person_certificates, server_states, tokens, trust, users
 from ..store.database import Store
 from . import passwords
 from .authority import PERSON_URN
@@ -143,6 +143,7 @@ class Gate:
             raise Unauthorized("no client certificate of a server was shown")
         server_id, serial = identify(request.headers.get("X-Client-Cert", ""), SERVER_URN, "server")
         if not trust.accepts(self._store, server_id, serial):
+            server_states.refused(self._store, server_id)
             raise Forbidden(
                 "the certificate is not the current one of a server of this manager", object=f"server {server_id}", remedy="Take the server over again"
             )

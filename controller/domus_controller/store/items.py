@@ -56,7 +56,13 @@ def _is_elsewhere(connection: Connection, row: Row) -> bool:
         "SELECT 1 FROM objects WHERE server_id = ? AND kind = ? AND key = ? AND deleted IS NULL", (row["server_id"], row["kind"], row["key"])
     ).fetchone()
     moved = row["kind"] == "vm" and connection.execute("SELECT 1 FROM objects WHERE kind = 'vm' AND id = ? AND deleted IS NULL", (row["id"],)).fetchone()
-    return bool(again or moved)
+    return bool(again or moved or (row["kind"] == "vm" and is_moving(connection, row["id"])))
+
+
+def is_moving(connection: Connection, vm: str) -> bool:
+    """Is a migration of this VM under way?"""
+    sql = "SELECT 1 FROM jobs INDEXED BY jobs_state WHERE state IN ('running', 'queued') AND kind = 'migrate' AND json_extract(options, '$.vm') = ?"
+    return connection.execute(sql, (vm,)).fetchone() is not None
 
 
 def refresh_all_gone(connection: Connection, kind: str, key: str, id: Optional[str] = None) -> None:

@@ -11,7 +11,7 @@ from domus_core.model.kinds import BY_NAME
 from . import events
 from .conflicts import TWICE, conflicts, preferred
 from .database import Connection, Row, Store
-from .items import digest, next_sequence, refresh, refresh_all_gone, refresh_gone
+from .items import digest, is_moving, next_sequence, refresh, refresh_all_gone, refresh_gone
 from .servers import known_server_id, silent
 from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
 
@@ -106,7 +106,8 @@ def _compare_copies(connection: Connection, id: str, at: float) -> None:
     ).fetchall()
     if len(rows) == 1 and rows[0]["conflict"] is None:
         return
-    found = conflicts([_copy(row) for row in rows])
+    # While it is moved it is reported by both servers for a moment: that is no contradiction.
+    found = dict.fromkeys(row["server_id"] for row in rows) if is_moving(connection, id) else conflicts([_copy(row) for row in rows])
     for row in rows:
         conflict = found[row["server_id"]]
         text = None if conflict is None else as_json(conflict)
@@ -116,6 +117,21 @@ def _compare_copies(connection: Connection, id: str, at: float) -> None:
         refresh(connection, row["row"], at)
         if conflict is not None and conflict["reason"] != (from_json(row["conflict"]) or {}).get("reason"):
             _tell_conflict(connection, row, id, conflict, at)
+
+
+def compare_moved(store: Store, job_id: str) -> None:
+    """A migration has ended: what was not held against its VM meanwhile is from now on."""
+    moved = store.row("SELECT json_extract(options, '$.vm') AS vm FROM jobs WHERE id = ? AND kind = 'migrate'", (job_id,))
+    if moved is None:
+        return
+
+    def change(connection: Connection) -> None:
+        _compare_copies(connection, moved["vm"], store.now())
+        gone_ones = connection.execute("SELECT row FROM objects WHERE kind = 'vm' AND id = ? AND deleted IS NOT NULL", (moved["vm"],)).fetchall()
+        for row in gone_ones:
+            refresh_gone(connection, row["row"])
+
+    store.write(change)
 
 
 def _copy(row: Row) -> dict[str, Any]:
@@ -260,6 +276,18 @@ def locate(store: Store, site: str) -> dict[str, list[str]]:
     for row in rows:
         found.setdefault(row["name"], []).append(row["server_id"])
     return found
+
+
+def identify(store: Store, site: str) -> dict[str, str]:
+    """The UUIDs of the VMs of a site, by name."""
+    rows = store.rows("SELECT name, id FROM objects INDEXED BY objects_place WHERE site = ? AND kind = 'vm' AND deleted IS NULL", (site,))
+    return {row["name"]: row["id"] for row in rows}
+
+
+def vanished(store: Store, site: str) -> dict[str, str]:
+    """The UUIDs of the VMs of a site that are gone though they were asked for, by name."""
+    rows = store.rows("SELECT name, id FROM objects INDEXED BY objects_drifted WHERE kind = 'vm' AND site = ? AND deleted IS NOT NULL AND drifted = 1", (site,))
+    return {row["name"]: row["id"] for row in rows}
 
 
 def drift(store: Store, filters: Optional[dict[str, Any]] = None, limit: int = 100, cursor: Optional[str] = None) -> Page:

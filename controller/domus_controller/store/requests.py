@@ -83,6 +83,21 @@ def _refresh_objects(
     refresh_all_gone(connection, kind, key)
 
 
+def move(store: Store, site: Optional[str], kind: str, key: str, source: str, destination: str) -> None:
+    """The object has moved: what was asked of it on the one server is asked of it on the other from now on."""
+
+    def change(connection: Connection) -> None:
+        where = "kind = ? AND key = ? AND (site = ? OR ? IS NULL) AND server_id = ?"
+        moved = connection.execute(f"SELECT site FROM requests WHERE {where}", (kind, key, site, site, source)).fetchall()
+        for row in moved:
+            connection.execute("DELETE FROM requests WHERE kind = ? AND key = ? AND site = ? AND server_id = ?", (kind, key, row["site"], destination))
+        connection.execute(f"UPDATE requests SET server_id = ? WHERE {where}", (destination, kind, key, site, site, source))
+        for row in moved:
+            _refresh_objects(connection, row["site"], destination, kind, key, store.now())
+
+    store.write(change)
+
+
 def page(store: Store, limit: int = 100, cursor: Optional[str] = None, filters: Optional[dict[str, Any]] = None) -> Page:
     """A page of requests, the newest first: {id, site, server_id, kind, key, asked, job, state, error, created_at, settled_at}.
 

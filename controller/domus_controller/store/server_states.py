@@ -15,6 +15,8 @@ from .database import Connection, Row, Store
 from .servers import CONNECTED, DISCONNECTED, MAINTENANCE, OFFLINE, RUNNING, UNKNOWN, host_uuid, same_hosts
 from .values import as_json
 
+REFUSED = "its reports are refused: they come with a certificate that is not its current one; take it over again: domus server add --replace"
+SILENT = f"state NOT IN ('{RUNNING}', '{MAINTENANCE}')"
 SEVERITY = {RUNNING: "info", DISCONNECTED: "warning", OFFLINE: "error", UNKNOWN: "error"}
 
 
@@ -115,8 +117,20 @@ def judge(store: Store, listening_since: float, limits: Limits) -> dict[str, str
 
 def diagnose(store: Store, id: str, diagnosis: str, distrusted: bool) -> None:
     """Note why a silent server is silent, and whether it is because one side does not trust the other."""
-    sql = f"UPDATE servers SET diagnosis = ?, distrusted = ? WHERE id = ? AND state NOT IN ('{RUNNING}', '{MAINTENANCE}')"
+    sql = f"UPDATE servers SET diagnosis = ?, distrusted = ? WHERE id = ? AND {SILENT}"
     store.write(lambda connection: connection.execute(sql, (diagnosis, distrusted, id)).rowcount)
+
+
+def answers(store: Store, id: str, diagnosis: str) -> None:
+    """Note that a silent server answers when it is asked; that its reports are refused says more."""
+    sql = f"UPDATE servers SET diagnosis = ? WHERE id = ? AND NOT distrusted AND {SILENT}"
+    store.write(lambda connection: connection.execute(sql, (diagnosis, id)).rowcount)
+
+
+def refused(store: Store, id: str) -> None:
+    """Note that a silent server tries to report with a certificate that is not its current one; while it is heard, somebody else does."""
+    if store.row(f"SELECT 1 FROM servers s WHERE id = ? AND NOT distrusted AND {SILENT}", (id,)) is not None:
+        diagnose(store, id, REFUSED, True)
 
 
 def set_maintenance(store: Store, id: str, enabled: bool, reason: str, by: str) -> None:

@@ -23,7 +23,7 @@ TAGS = (
     "SELECT json_group_array(t.tag) FROM objects o INDEXED BY objects_server JOIN object_tags t ON t.row = o.row"
     " WHERE o.kind = 'server' AND o.server_id = s.id AND o.deleted IS NULL"
 )
-SAME_HOST = "SELECT o.name FROM server_facts g JOIN servers o ON o.id = g.server_id WHERE g.host_uuid = {uuid} AND g.server_id != {id} ORDER BY o.name"
+SAME_HOST = "SELECT o.name FROM server_facts g JOIN servers o ON o.id = g.server_id WHERE g.host_uuid = {uuid} AND g.server_id != {id}"
 TWINS = f"SELECT json_group_array(name) FROM ({SAME_HOST.format(uuid='f.host_uuid', id='s.id')})"
 TRUSTED = ("pool", "ends_at", "libvirt_ends_at")
 TRUST = ", ".join(f"(SELECT t.{name} FROM server_trust t WHERE t.server_id = s.id) AS {name}" for name in TRUSTED)
@@ -165,16 +165,15 @@ def host_uuid(facts: Mapping[str, Any]) -> Optional[str]:
 
 def same_hosts(connection: Connection, id: str, uuid: Optional[str]) -> list[str]:
     """The names of the other servers that have this host UUID."""
-    return [row["name"] for row in connection.execute(SAME_HOST.format(uuid="?", id="?"), (uuid, id))]
+    return sorted(row["name"] for row in connection.execute(SAME_HOST.format(uuid="?", id="?"), (uuid, id)))
 
 
 def _item(row: Row) -> dict[str, Any]:
     item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms", "maintenance_reason")}
     item |= {"last_seen": shown_time(row["last_seen"]), "state_since": shown_time(row["state_since"]), "maintenance": bool(row["maintenance"])}
     item |= {"tags": sorted(set(from_json(row["tags"]))), "behind": is_older(row["version"], VERSION), "facts": from_json(row["told_facts"])}
-    item |= {"certificate_ends_at": shown_time(row["ends_at"]), "libvirt_certificate_ends_at": shown_time(row["libvirt_ends_at"])}
-    item |= {"pool": row["pool"] or "default", "revoked": row["serial"] is None}
-    return {**item, "problems": _problems(row)}
+    ends = {"certificate_ends_at": shown_time(row["ends_at"]), "libvirt_certificate_ends_at": shown_time(row["libvirt_ends_at"])}
+    return {**item, **ends, "pool": row["pool"] or "default", "revoked": row["serial"] is None, "problems": _problems(row)}
 
 
 def _problems(row: Row) -> list[str]:
@@ -183,5 +182,5 @@ def _problems(row: Row) -> list[str]:
     if row["diagnosis"] and row["state"] not in CONNECTED:
         found.append(row["diagnosis"])
     if twins := from_json(row["twins"]):
-        found.append(f"has the same host UUID as {', '.join(twins)}: {SAME_UUID_REMEDY}")
+        found.append(f"has the same host UUID as {', '.join(sorted(twins))}: {SAME_UUID_REMEDY}")
     return found

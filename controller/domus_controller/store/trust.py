@@ -69,7 +69,7 @@ def libvirt_serials(store: Store, server_id: str) -> list[str]:
 
 
 def due(store: Store, before: float) -> list[str]:
-    """The servers that are online and need a certificate: one ends before that time, or is not there, not installed, or for another pool."""
+    """The servers that are heard and need a certificate: one ends before that time, or is not there, not installed, or for another pool."""
     rows = store.rows(
         "SELECT s.id FROM servers s LEFT JOIN server_trust t ON t.server_id = s.id WHERE s.state IN ('running', 'maintenance') AND s.serial IS NOT NULL AND ("
         " t.ends_at IS NULL OR t.ends_at < ?1 OR (t.libvirt = 1 AND (t.libvirt_serial IS NULL OR t.libvirt_ends_at < ?1 OR t.libvirt_pool != t.pool"
@@ -80,7 +80,7 @@ def due(store: Store, before: float) -> list[str]:
 
 
 def with_libvirt(store: Store) -> list[str]:
-    """The servers, online or not, whose libvirt uses our certificates."""
+    """The servers, heard or not, whose libvirt uses our certificates."""
     return [found["id"] for found in store.rows("SELECT s.id FROM servers s JOIN server_trust t ON t.server_id = s.id WHERE t.libvirt = 1 ORDER BY s.id")]
 
 

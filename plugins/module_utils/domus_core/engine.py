@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Optional
 
 from .cancelling import Question, cancellable, never, require_not_cancelled
 from .driver import Driver, Target
-from .errors import Cancelled, Conflict, DomusError, DriverError, Unreachable
+from .errors import Cancelled, Conflict, DomusError, DriverError, Moved, Unreachable
 from .model.document import Site
 from .model.fields import plain
 from .model.kind import is_absent
@@ -100,20 +100,23 @@ def apply(
     patience: float = PATIENCE,
     progress: Progress = lambda line: None,
     expected: Optional[str] = None,
+    existing: Optional[Mapping[str, str]] = None,
     cancelled: Question = never,
 ) -> Report:
     """Make the server match the document, or only say what that would do (`check`).
 
     `wait_for_address` is how many seconds wanted-running VMs get to have an IP address (0: do not wait); `patience` how long
     to wait for another apply that holds the same objects; `expected` the fingerprint of the plan that is to be carried out, and
-    no other: Conflict when the server has changed since. Refusals raise before anything is touched; a failure while working
+    no other: Conflict when the server has changed since; `existing` the VMs that exist somewhere, by name with their UUIDs: one of
+    those that is not on this server has Moved as its error, and is never made here. Refusals raise before anything is touched; a failure while working
     is in the report, and independent objects go on. Once `cancelled` says so no other step is begun: what is left undone has
     Cancelled as its error.
     """
     with cancellable(cancelled), driver.locked(_changing(site), _using(site), patience=patience):
         snapshot = driver.read(site)
-        planned = plan(site, snapshot)
-        results = _results(site, snapshot, planned)
+        here, moved = _without_moved(site, snapshot, existing or {})
+        planned = plan(here, snapshot)
+        results = _results(here, snapshot, planned)
         fingerprint = _fingerprint(results)
         if expected not in (None, fingerprint):
             raise Conflict("the server has changed since the plan was made", object="plan", remedy="Make the plan again, look at it, then apply that one")
@@ -121,8 +124,22 @@ def apply(
             _execute(results, snapshot, driver, site.name, progress, cancelled)
     _finish(results, snapshot, driver, check)
     if wait_for_address and not check:
-        _wait_for_addresses(site, results, driver, wait_for_address, cancelled)
-    return Report(site.name, check, list(results.values()), fingerprint)
+        _wait_for_addresses(here, results, driver, wait_for_address, cancelled)
+    return Report(site.name, check, [*results.values(), *moved], fingerprint)
+
+
+def _without_moved(site: Site, snapshot: Snapshot, existing: Mapping[str, str]) -> tuple[Site, list[ObjectResult]]:
+    """The site without the VMs that exist elsewhere by now, and a result for each of those."""
+    wanted = site.wanted("vm")
+    gone = {name: existing[name] for name in wanted if name in existing and snapshot.find("vm", name) is None}
+    if not gone:
+        return site, []
+    left = {**site.objects, "vm": {name: spec for name, spec in wanted.items() if name not in gone}}
+    return Site(site.name, left), [ObjectResult("vm", name, error=_moved(name, uuid)) for name, uuid in gone.items()]
+
+
+def _moved(name: str, uuid: Optional[str] = None) -> Moved:
+    return Moved("is not on this server any more", object=f"vm {name}", value=uuid, remedy="Look where it is now, and apply again")
 
 
 def _changing(site: Site) -> list[Target]:
@@ -202,7 +219,10 @@ def _carry_out(
     def check() -> None:
         _refuse_orphan(result, failed)
         before = snapshot.find(result.kind, result.key)
-        if driver.fingerprint(result.kind, result.key) != (before.fingerprint if before else ""):
+        now = driver.fingerprint(result.kind, result.key)
+        if result.kind == "vm" and before is not None and not now:
+            raise _moved(result.key, before.state.uuid)
+        if now != (before.fingerprint if before else ""):
             if before is None and _is_made_already(result, driver):
                 result.steps = ()
                 return

@@ -4,6 +4,7 @@
       InvalidSpec         what was asked is wrong in itself
       NotFound            what was asked names something that is not there
       Conflict            what was asked contradicts what is there
+      Moved               a VM that exists is not on this server: it must not be made here a second time
       OwnedByManager      the server takes changes from its manager only
       PreconditionFailed  it has changed since the one who asks has seen it
       NoCapacity          there is no room: disk, memory, addresses
@@ -86,6 +87,12 @@ class Conflict(DomusError):
     """What was asked contradicts what is there."""
 
     code = "conflict"
+
+
+class Moved(DomusError):
+    """A VM that exists is not on this server: it must not be made here a second time."""
+
+    code = "moved"
 
 
 class OwnedByManager(DomusError):

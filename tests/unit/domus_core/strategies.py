@@ -55,6 +55,8 @@ def _scalar(kind: types.FieldType, field: Field) -> st.SearchStrategy[Any]:
         (types.AbsolutePath, st.sampled_from(["/srv/main", "/srv/other"])),
         (types.FileReference, st.sampled_from(FILES)),
         (types.Name, st.sampled_from(["a", "b", "c"])),
+        (types.ServerOrTag, st.sampled_from(["a", "b", "tag:c"])),
+        (types.Ratio, st.sampled_from([1, 1.5, 2])),
     ):
         if isinstance(kind, of_type):
             return strategy

@@ -71,7 +71,7 @@ def test_servers_and_vms_are_hosts_with_addresses_and_groups(manager: FakeManage
     source = {
         "plugin": "domus.virt.domus",
         "keyed_groups": [{"key": "domus_tags", "prefix": "tag"}],
-        "groups": {"up": "domus_kind == 'vm' and domus_state == 'running'"},
+        "groups": {"up": "domus_spec is defined and domus_state == 'running'"},
     }
     source |= {"compose": {"memory": "domus_spec.memory"}, "strict": False}
     told = listed(manager, tmp_path, json.dumps(source))

@@ -9,7 +9,7 @@ from typing import Any, Optional
 from ..errors import DomusError
 from ..model.fields import given, make, merge
 from ..model.repository import TEMPLATES
-from ..model.vm import VmSpec
+from ..model.vm import PLACEMENT_RULES, VmSpec
 from ..model.vm_devices import CdromSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
 from ..storage_connect.reach import NotAnswering
 from .image_header import inspect
@@ -20,7 +20,7 @@ from .xml_fields import get, read_fields
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 BOOT_CLASSES = {"hd": "disk", "cdrom": "cdrom", "network": "network"}
 # Fields that libvirt's XML does not hold; they come from the record.
-ONLY_RECORDED = ("tags", "cloud_init")
+ONLY_RECORDED = ("tags", *PLACEMENT_RULES, "cloud_init")
 DISK_ONLY_RECORDED = ("repository", "template", "image", "virtual_disk", "clone", "sparse")
 
 
@@ -166,7 +166,7 @@ def comparable(running: VmSpec, defined: VmSpec, started_as: Optional[VmSpec]) -
     The balloon's target is what the definition says, however much the guest has given back so far: see VmState.memory.
     """
     values = given(running)
-    values["tags"], values["description"] = defined.tags, defined.description
+    values.update({name: getattr(defined, name) for name in ("tags", "description", *PLACEMENT_RULES)})
     if defined.cpu_model == "host-model" and (started_as is None or started_as.cpu_model in (None, "host-model")):
         values["cpu_model"] = defined.cpu_model
     if (defined.memory or 0) <= (running.memory_max or 0):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..errors import DomusError, InvalidSpec, Refused, printable
-from .field_types import Name
+from .field_types import TAG, Name
 from .fields import MOST_PROBLEMS, parse_spec
 from .kind import Kind
 from .kinds import BY_SECTION, KINDS
@@ -56,7 +56,8 @@ def parse_document(data: Any, *, server: Optional[str] = None) -> Site:
             problems.append(_unknown_section(section))
     if problems:
         raise Refused(problems) if len(problems) > 1 else problems[0]
-    ordered = {kind.name: _concerning(server, objects[kind.name]) for kind in KINDS if kind.name in objects}
+    concerned = _names_of(server, objects)
+    ordered = {kind.name: _concerning(concerned, objects[kind.name]) for kind in KINDS if kind.name in objects}
     return Site(name, ordered)
 
 
@@ -96,16 +97,25 @@ def _unknown_section(section: Any) -> InvalidSpec:
     return InvalidSpec("is not a known section", object="document", field=text, remedy=remedy)
 
 
-def _concerning(server: Optional[str], objects: dict[str, Any]) -> dict[str, Any]:
+def _names_of(server: Optional[str], objects: Mapping[str, Mapping[str, Any]]) -> Optional[frozenset[str]]:
+    """What the document may call a server: its name, and the tags that it gives it."""
+    if server is None:
+        return None
+    spec = objects.get("server", {}).get(server)
+    return frozenset((server, *(f"{TAG}{tag}" for tag in (spec and spec.tags) or ())))
+
+
+def _concerning(server: Optional[frozenset[str]], objects: dict[str, Any]) -> dict[str, Any]:
     if server is None:
         return objects
     return {key: spec for key, spec in objects.items() if _concerns(server, spec)}
 
 
-def _concerns(server: str, spec: Any) -> bool:
+def _concerns(server: frozenset[str], spec: Any) -> bool:
     if type(spec).__name__ == "ServerSpec":
-        return bool(spec.name == server)
+        return spec.name in server
     servers = getattr(spec, "servers", None)
     if servers is not None:
-        return server in servers
-    return getattr(spec, "server", None) in (None, server)
+        return not server.isdisjoint(servers)
+    named = getattr(spec, "server", None)
+    return named is None or named in server

@@ -12,6 +12,7 @@ from .secrets import Secret
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 FILE_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+TAG = "tag:"
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -78,6 +79,19 @@ class Name(FieldType):
         return str(value)
 
 
+class ServerOrTag(FieldType):
+    """The name of a server, or `tag:NAME`: all servers that have that tag."""
+
+    noun = "a server or tag:NAME"
+
+    def parse(self, value: Any) -> str:
+        """Return the reference itself."""
+        name = value[len(TAG) :] if isinstance(value, str) and value.startswith(TAG) else value
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise InvalidSpec("is neither the name of a server nor a tag", value=value, remedy="Write the name of a server, or tag: and the name of a tag")
+        return str(value)
+
+
 class FileReference(FieldType):
     """`repository/file`: a file in a repository; never an absolute path, never a way out of the repository."""
 
@@ -135,6 +149,25 @@ class Integer(FieldType):
         if not self.least <= value <= self.most:
             raise InvalidSpec(f"is not between {self.least} and {self.most}", value=value)
         return int(value)
+
+
+class Ratio(FieldType):
+    """A positive number, whole or not, between two bounds, both included; kept with three decimals."""
+
+    ansible = "float"
+    noun = "a number"
+
+    def __init__(self, least: float, most: float) -> None:
+        self.least = least
+        self.most = most
+
+    def parse(self, value: Any) -> float:
+        """Return the number."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidSpec("is not a number", value=value)
+        if not self.least <= value <= self.most:
+            raise InvalidSpec(f"is not between {self.least:g} and {self.most:g}", value=value)
+        return round(float(value), 3)
 
 
 class Size(FieldType):

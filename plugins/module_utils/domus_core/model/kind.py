@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .field_types import Choice, ListOf, Name
+from .field_types import Choice, ListOf, ServerOrTag
 from .fields import IGNORE, attribute
 
 SITE, POOL, SERVER = "site", "pool", "server"
@@ -30,7 +30,11 @@ def presence(doc: str = "Whether it is to exist.") -> Any:
 
 def placement() -> Any:
     """The servers on which a site-wide object is realized."""
-    return attribute(ListOf(Name(), most=256), "The servers it is realized on; left out means all servers of the play.", compare=IGNORE)
+    return attribute(
+        ListOf(ServerOrTag(), most=256),
+        "The servers it is realized on, by name; `tag:NAME` stands for all that have the tag. Left out means all servers of the play.",
+        compare=IGNORE,
+    )
 
 
 def is_absent(spec: Any) -> bool:

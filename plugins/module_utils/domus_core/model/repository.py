@@ -53,6 +53,12 @@ class RepositorySpec:
     adopted: Optional[bool] = attribute(
         Flag(), "The directory is not Domus's own: files in it are used where they lie, and nothing is made or deleted in it.", compare=IGNORE, example=False
     )
+    shared: Optional[bool] = attribute(
+        Flag(),
+        "The directory is the same file system on every server that has it: a VM moves between them without its disks being copied.",
+        default=False,
+        example=False,
+    )
     force_unmount: Optional[bool] = attribute(
         Flag(),
         "With `state: absent`, take it away although its NFS server does not answer: VMs that use it get I/O errors.",
@@ -99,7 +105,7 @@ class RepositoryState:
 
 def is_shared(spec: Any) -> bool:
     """Is this repository the same files on every server that it is presented to?"""
-    return spec.nfs is not None or bool(getattr(spec, "shared", None))
+    return spec.nfs is not None or bool(spec.shared)
 
 
 def directory_of(spec: Any) -> Optional[str]:

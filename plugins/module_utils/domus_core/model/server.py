@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional
 
-from .field_types import Choice, Name, Text
+from .field_types import Choice, ListOf, Name, Ratio, Size, Text
 from .fields import attribute
 from .kind import SITE, Kind
 
@@ -21,6 +21,22 @@ class ServerSpec:
         "The virtualization type of its new VMs; `auto` lets a tiny probe guest find out, once a boot, whether KVM really runs guests here.",
         default="auto",
         example="auto",
+    )
+    tags: Optional[tuple[str, ...]] = attribute(
+        ListOf(Name()), "Labels: VMs ask for servers that have them, networks and repositories are realized on those.", example=["ssd", "rack1"]
+    )
+    memory_reserve: Optional[int] = attribute(
+        Size(), "Memory that is kept for the server itself when VMs are placed.", default="502 MiB and 2.05 % of its memory", example="4GiB"
+    )
+    memory_factor: Optional[float] = attribute(
+        Ratio(0.1, 16), "How often the rest of its memory may be promised to VMs when they are placed.", default=1.0, example=1.2
+    )
+    cpu_ratio: Optional[float] = attribute(Ratio(0.1, 64), "How many virtual CPUs may be placed on it for each of its threads.", default=4.0, example=2.0)
+    cpu_group: Optional[str] = attribute(
+        Name(),
+        "Its CPU compatibility group: VMs are moved only among the servers of a group.",
+        default="a group of all servers whose CPU libvirt calls the same",
+        example="rack1-cpus",
     )
 
 

@@ -14,6 +14,8 @@ from .quantities import UNITS
 from .vm_devices import CdromSpec, CloudInitSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
 
 KIB, MIB = UNITS["KiB"], UNITS["MiB"]
+# Only the VM's record says these: libvirt knows nothing of them.
+PLACEMENT_RULES = ("server_tags", "anti_affinity", "cpu_group")
 # What QEMU offers (libvirt src/qemu/qemu_validate.c); other hypervisors know more.
 LIFECYCLE = ("destroy", "restart")
 
@@ -43,6 +45,13 @@ class VmSpec:
 
     name: str = attribute(Name(), "Name, unique on the server.", required=True, xpath="./name", example="web1")
     server: Optional[str] = attribute(Name(), "The server where it starts its life, not where it must stay.", compare=IGNORE, example="srv1")
+    server_tags: Optional[tuple[str, ...]] = attribute(
+        ListOf(Name(), most=16), "It is placed only on servers that have all these tags; needs a manager.", example=["ssd"]
+    )
+    anti_affinity: Optional[tuple[str, ...]] = attribute(
+        ListOf(Name(), most=16), "Anti-affinity groups it belongs to: no two VMs of a group are placed on one server; needs a manager.", example=["databases"]
+    )
+    cpu_group: Optional[str] = attribute(Name(), "It is placed only on servers of this CPU compatibility group; needs a manager.", example="rack1-cpus")
     description: Optional[str] = attribute(Text(4000, multiline=True), "Free text.", xpath="./description", example="front end")
     tags: Optional[tuple[str, ...]] = attribute(ListOf(Name()), "Labels.", example=["web", "production"])
     cpus: Optional[int] = attribute(Integer(1, 512), "Virtual CPUs now; changes live up to cpus_max.", default=1, example=2)

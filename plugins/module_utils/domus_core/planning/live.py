@@ -9,12 +9,12 @@ from typing import Any, Optional
 
 from ..model.fields import LIVE, RESTART, given, make
 from ..model.snapshot import Found
-from ..model.vm import machine_family
+from ..model.vm import PLACEMENT_RULES, machine_family
 from ..model.vm_devices import DiskSpec, NicSpec
 from .comparison import waiting
 from .steps import CREATE, DELETE, KILL, STOP, UPDATE, Change, Step
 
-NOT_IN_SAVED_STATE = frozenset({"description", "tags", "autostart", "memory"})
+NOT_IN_SAVED_STATE = frozenset({"description", "tags", "autostart", "memory", *PLACEMENT_RULES})
 NOT_PLUGGABLE = ("ide", "sata")
 CONVENTIONAL_PCI = ("e1000", "rtl8139")
 ENDS = frozenset({STOP, KILL, DELETE, CREATE})

@@ -96,7 +96,7 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
             "is transient: libvirt keeps no definition of it",
             field="name",
             value=wanted.name,
-            remedy="Make it persistent first: virsh dumpxml, then virsh define",
+            remedy="If it is just being moved here, apply again in a moment; else make it persistent first: virsh dumpxml, then virsh define",
         )
     first = [one for one in transitions if one.action in ENDING] if wanted.state == "stopped" else []
     return [*(transitions if first else []), *steps, *([] if first else transitions)]

@@ -34,7 +34,7 @@ class NfsMount:
         """Mount it, now and at each boot. Raises Unreachable (nobody answers), Conflict (something else is there), DomusError."""
         path, mount = spec.path or "", Mount(spec.path or "", source_of(spec.nfs), "nfs")
         there = mounted_on(path, self.host.mounts())
-        if there is not None and (there.file_system not in FILE_SYSTEMS or there.source != mount.source):
+        if there is not None and not _is_of(there, spec.nfs):
             raise Conflict(f"{there.source} is mounted there", field="path", value=path, remedy="Use another path, or unmount that")
         if there is None:
             self._prepare(path, spec.nfs)
@@ -71,11 +71,16 @@ class NfsMount:
     def is_attached(self, spec: RepositorySpec, mounts: list[Mount]) -> Optional[bool]:
         """Is its export mounted where it is to be?"""
         there = mounted_on(spec.path or "", mounts)
-        return there is not None and there.file_system in FILE_SYSTEMS and there.source == source_of(spec.nfs)
+        return there is not None and _is_of(there, spec.nfs)
 
     def not_for_ha(self, spec: RepositorySpec) -> Optional[str]:
         """Version 3 has no lease."""
         return NO_LEASE if spec.nfs and spec.nfs.version == "3" else None
+
+
+def _is_of(mount: Mount, nfs: Optional[NfsSpec]) -> bool:
+    """Is this a mount of the export? Of a server that has several names the kernel shows the one that was used first."""
+    return mount.file_system in FILE_SYSTEMS and mount.source.endswith(f":{nfs.export if nfs else ''}")
 
 
 def source_of(nfs: Optional[NfsSpec]) -> str:

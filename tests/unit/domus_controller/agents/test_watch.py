@@ -198,6 +198,20 @@ def test_a_silent_server_that_is_not_to_be_trusted_is_unknown_and_says_why(runni
     assert room.state == "offline"
 
 
+def test_a_silent_server_whose_reports_are_refused_is_unknown(running: Room) -> None:
+    room = running
+    server_states.refused(room.store, "s1")
+    assert servers.find(room.store, "s1")["problems"] == []
+    room.wait(32)
+    server_states.refused(room.store, "s1")
+    room.wait(1)
+    room.watch.attend()
+    assert (room.state, room.told()) == ("unknown", ["server.disconnected", "server.unknown"])
+    assert "not its current one" in servers.find(room.store, "s1")["problems"][0]
+    room.hear()
+    assert (room.state, servers.find(room.store, "s1")["problems"]) == ("running", [])
+
+
 def test_a_server_in_maintenance_is_shown_so_while_it_is_there(running: Room) -> None:
     room = running
     for dummy in range(2):

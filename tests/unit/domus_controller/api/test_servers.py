@@ -39,6 +39,17 @@ def test_a_server_that_does_not_answer_is_only_forgotten_on_request(manager: Man
     assert [one["name"] for one in servers.all(manager.store)] == ["srv2"]
 
 
+def test_maintenance_is_a_mode_with_a_reason(manager: Manager) -> None:
+    path = "/api/v1/servers/srv1/maintenance"
+    answer = manager.call("PUT", path, json={"enabled": True, "reason": "new memory"})
+    assert (answer.status_code, answer.json["maintenance"], answer.json["maintenance_reason"]) == (200, True, "new memory")
+    refused = manager.call("PUT", path, json={"enabled": True, "evacuate": True})
+    assert (refused.status_code, refused.json["code"], refused.json["field"]) == (422, "unsupported", "evacuate")
+    assert manager.call("PUT", path, json={"enabled": False}).json["maintenance"] is False
+    assert manager.call("PUT", path, json={}).json["field"] == "enabled"
+    assert manager.call("PUT", "/api/v1/servers/nobody/maintenance", json={"enabled": True}).status_code == 404
+
+
 def test_a_reinstalled_server_may_take_its_place_in_another_pool(manager: Manager) -> None:
     assert manager.call("POST", "/api/v1/servers", json={**WANTED, "pool": "rack 7"}).json["field"] == "pool"
     assert manager.call("POST", "/api/v1/servers", json={**WANTED, "pool": "rack7", "replace": True}).status_code == 201
@@ -66,17 +77,6 @@ def test_an_agent_hears_a_new_revocation_list_with_its_answer(manager: Manager) 
     assert {"crl": "PEM", "gone": ["x"]}.items() <= send(manager, report(tls={"serial": "ab", "crl": 1})).json.items()
     assert send(manager, report(tls=None)).status_code == 200
     assert manager.agents.heard == [{"serial": "ab", "crl": 1}, None]
-
-
-def test_maintenance_is_a_mode_with_a_reason(manager: Manager) -> None:
-    path = "/api/v1/servers/srv1/maintenance"
-    answer = manager.call("PUT", path, json={"enabled": True, "reason": "new memory"})
-    assert (answer.status_code, answer.json["maintenance"], answer.json["maintenance_reason"]) == (200, True, "new memory")
-    refused = manager.call("PUT", path, json={"enabled": True, "evacuate": True})
-    assert (refused.status_code, refused.json["code"], refused.json["field"]) == (422, "unsupported", "evacuate")
-    assert manager.call("PUT", path, json={"enabled": False}).json["maintenance"] is False
-    assert manager.call("PUT", path, json={}).json["field"] == "enabled"
-    assert manager.call("PUT", "/api/v1/servers/nobody/maintenance", json={"enabled": True}).status_code == 404
 
 
 def test_adopting_and_resyncing_ask_the_agent(manager: Manager) -> None:

@@ -1,130 +1,181 @@
-"""Which server gets which objects: every object goes somewhere or is refused, and nothing is invented."""
+"""Placement: never over capacity, no rule broken, always the same, and a refusal only where no permitted server has room."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import random
 
 import pytest
-from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Refused
+from domus_core.errors import NoCapacity
 from domus_core.model.document import parse_document
-from domus_core.model.kinds import KINDS
-from domus_core.planning.placement import route
+from domus_core.model.server import ServerSpec
+from domus_core.planning.capacity import Demand, Server, cpus_to_promise, demand_of, memory_to_promise, needs_of
+from domus_core.planning.placement import IN_MAINTENANCE, Placement, Planner, choose_destination, largest_first, place_all, rule_broken, separated_from
 from hypothesis import given
 from hypothesis import strategies as st
 
-IDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(4)]
-ONE, TWO, THREE = IDS[:3]
-SERVERS = {ONE: "srv1", TWO: "srv2", THREE: "srv3"}
+GIB = 1 << 30
 
 
-def placed(document: dict[str, Any], servers: dict[str, str] = SERVERS, **located: list[str]) -> dict[str, list[str]]:
-    """Per server name the objects that it gets."""
-    routed = route(document, servers, located)
-    return {servers[one]: [entry["name"] for section in parts if section != "site" for entry in parts[section]] for one, parts in routed.items()}
+def server(name: str, **more: object) -> Server:
+    """A server with room for 8 GiB and 16 vCPUs, unless a test says otherwise."""
+    return Server(**{"id": f"id-{name}", "name": name, "memory": 8 * GIB, "cpus": 16, **more})  # type: ignore[arg-type]
 
 
-def test_a_vm_goes_where_it_is_and_a_new_one_where_it_says() -> None:
-    document = {"vms": [{"name": "a", "server": "srv1"}, {"name": "b", "server": "srv2"}, {"name": "c", "server": TWO}]}
-    assert placed(document, a=[THREE]) == {"srv3": ["a"], "srv2": ["b", "c"]}
+def demand(name: str = "a", gib: float = 1, **more: object) -> Demand:
+    """A VM that needs so much memory."""
+    return Demand(**{"name": name, "memory": int(gib * GIB), **more})  # type: ignore[arg-type]
 
 
-def test_what_a_document_says_of_servers_is_understood_where_it_goes() -> None:
-    document = {"vms": [{"name": "a", "server": "srv1"}, {"name": "c", "server": TWO}], "isos": [{"name": "i", "image": "main/i.iso", "servers": [TWO]}]}
-    routed = route(document, SERVERS, {"a": [THREE]})
-    assert routed[THREE]["vms"] == [{"name": "a", "server": "srv3"}]
-    assert routed[TWO]["vms"] == [{"name": "c", "server": "srv2"}] and routed[TWO]["isos"][0]["servers"] == ["srv2"]
-    for one, parts in routed.items():
-        assert parse_document(parts, server=SERVERS[one]).objects == parse_document(parts).objects
-    assert document["vms"][0] == {"name": "a", "server": "srv1"}, "what was given stays as it is"
+def where(vms: list[Demand], servers: list[Server]) -> dict[str, str]:
+    """Where each VM goes; all of them must."""
+    placed = place_all(vms, servers)
+    assert all(isinstance(one, Placement) for one in placed.values()), placed
+    return {name: one.server for name, one in placed.items() if isinstance(one, Placement)}
 
 
-def test_the_only_server_needs_no_naming() -> None:
-    assert placed({"vms": [{"name": "a"}], "networks": [{"name": "lan", "mode": "isolated"}]}, {ONE: "srv1"}) == {"srv1": ["lan", "a"]}
+def refused(vm: Demand, servers: list[Server]) -> str:
+    """Why a VM goes nowhere."""
+    error = place_all([vm], servers)[vm.name]
+    assert isinstance(error, NoCapacity) and error.code == "no_capacity" and error.remedy
+    return error.message
 
 
-def test_shared_objects_go_where_something_goes_or_everywhere() -> None:
-    shared = {"networks": [{"name": "lan", "mode": "isolated"}], "site": "paris"}
-    assert placed(shared) == {"srv1": ["lan"], "srv2": ["lan"], "srv3": ["lan"]}
-    assert placed({**shared, "vms": [{"name": "a", "server": "srv2"}]}) == {"srv2": ["lan", "a"]}
-    assert route(shared, SERVERS, {})[ONE]["site"] == "paris"
+def test_the_least_full_server_is_chosen_and_of_equals_the_first_by_name() -> None:
+    servers = [server("srv2"), server("srv1"), server("srv3", vms=(demand("there", 2),))]
+    assert where([demand()], servers) == {"a": "id-srv1"}
+    assert where([demand()], [server("srv1", vms=(demand("there", 0.5),)), *servers[:1], servers[2]]) == {"a": "id-srv2"}
+    busy = server("srv1", vms=(demand("many", 0.5, cpus=12),))
+    assert where([demand()], [busy, server("srv2", vms=(demand("there", 4),))]) == {"a": "id-srv2"}, "vCPUs count as memory does"
 
 
-def test_named_servers_and_servers_themselves() -> None:
-    document = {"servers": [{"name": "srv3"}], "repositories": [{"name": "main", "path": "/srv/main", "servers": ["srv1", TWO, ONE]}]}
-    assert placed(document) == {"srv3": ["srv3"], "srv1": ["main"], "srv2": ["main"]}
+def test_a_batch_spreads_and_its_order_does_not_matter() -> None:
+    vms = [demand(f"vm{number}", 1 + number % 3, anti_affinity=frozenset({"g"} if number < 3 else ())) for number in range(8)]
+    servers = [server(f"srv{number}") for number in range(3)]
+    found = where(vms, servers)
+    assert {found[f"vm{number}"] for number in range(3)} == {"id-srv0", "id-srv1", "id-srv2"}
+    assert found == where(vms[::-1], servers[::-1])
+
+
+def test_every_server_says_why_not() -> None:
+    servers = [
+        server("srv1", memory=int(3.25 * GIB)),
+        server("srv2"),
+        server("srv3", closed=IN_MAINTENANCE, tags=frozenset({"ssd"})),
+        server("srv4", memory=None, tags=frozenset({"ssd"})),
+        server("srv5", vms=(demand("b", 1, anti_affinity=frozenset({"db"})),), tags=frozenset({"ssd"})),
+        server("srv6", cpus=1, tags=frozenset({"ssd"})),
+    ]
+    servers[0] = dataclasses.replace(servers[0], tags=frozenset({"ssd"}))
+    vm = demand("a", 4, cpus=2, server_tags=frozenset({"ssd"}), anti_affinity=frozenset({"db"}))
+    assert refused(vm, servers) == (
+        "no server can take it: srv1: 3.2 GiB of memory free, 4 GiB needed; srv2: lacks tag ssd; srv3: is in maintenance; "
+        "srv4: has not told how much memory it has; srv5: has vm b of anti-affinity group db; srv6: 1 vCPUs free, 2 needed"
+    )
+    assert "srv1: is of CPU group old" in refused(demand(cpu_group="new"), [server("srv1", cpu_group="old")])
+    assert "srv1: has no network lan and no template t" in refused(demand(needs=frozenset({("template", "t"), ("network", "lan")})), [server("srv1")])
+    assert "there is no server" in refused(demand(), [])
+    many = refused(demand(gib=9), [server(f"srv{number:03}") for number in range(200)])
+    assert many == "no server can take it: srv000, srv001, srv002 and 197 more: 8 GiB of memory free, 9 GiB needed"
 
 
 @pytest.mark.parametrize(
-    ("document", "located", "kind", "told"),
-    [
-        ({"vms": [{"name": "a"}]}, {}, InvalidSpec, "vm a server"),
-        ({"vms": [{"name": "a"}]}, {"a": [ONE, TWO]}, Conflict, "srv1 and srv2"),
-        ({"vms": [{"name": "a", "server": "srv11"}]}, {}, NotFound, "Did you mean srv1"),
-        ({"vms": [{"name": "a", "server": "x"}]}, {}, NotFound, "srv1, srv2, srv3"),
-        ({"servers": [{"name": "other"}]}, {}, NotFound, "server other"),
-        ({"isos": [{"name": "i", "image": "main/i.iso", "servers": ["srv1", "no"]}]}, {}, NotFound, "iso i"),
-        ({"isos": [{"name": "i", "image": "main/i.iso", "servers": []}]}, {}, InvalidSpec, "names no server"),
-        ({"vms": [{"name": "a"}, {"name": "b"}]}, {}, Refused, "vm b"),
-    ],
+    ("free", "needed", "told"), [(8 * GIB - 1, 8 * GIB, "7.9 GiB of memory free, 8 GiB"), (GIB - 1, GIB + 1, "1023.9 MiB of memory free, 1.1 GiB")]
 )
-def test_what_can_not_be_placed_is_refused(document: dict[str, Any], located: dict[str, list[str]], kind: type[DomusError], told: str) -> None:
-    with pytest.raises(kind) as raised:
-        route(document, SERVERS, located)
-    assert told in str(raised.value)
-    errors = raised.value.errors if isinstance(raised.value, Refused) else [raised.value]
-    assert all(error.object and error.remedy for error in errors)
+def test_what_is_free_never_looks_as_large_as_what_is_needed(free: int, needed: int, told: str) -> None:
+    assert told in refused(Demand("a", memory=needed), [server("srv1", memory=free)])
 
 
-def test_without_servers_and_with_two_of_one_name() -> None:
-    with pytest.raises(NotFound):
-        route({"networks": [{"name": "lan", "mode": "isolated"}]}, {}, {})
-    with pytest.raises(NotFound):
-        route({"vms": [{"name": "a"}]}, {}, {})
-    assert route({}, {}, {}) == {}
-    with pytest.raises(Conflict) as raised:
-        route({"vms": [{"name": "a", "server": "srv"}]}, {ONE: "srv", TWO: "srv"}, {})
-    assert ONE in str(raised.value)
+def test_what_a_server_may_promise() -> None:
+    spec = ServerSpec(name="srv1", memory_reserve=2 * GIB, memory_factor=1.5, cpu_ratio=2.0)
+    assert memory_to_promise(10 * GIB, spec) == 12 * GIB
+    assert memory_to_promise(GIB, spec) == 0
+    assert memory_to_promise(100 * GIB, None) == 100 * GIB - 502 * (1 << 20) - int(100 * GIB * 0.0205)
+    assert (cpus_to_promise(4, spec), cpus_to_promise(4, None)) == (8, 16)
 
 
-def test_an_invalid_document_is_told_as_ever() -> None:
-    with pytest.raises(InvalidSpec) as raised:
-        route({"vms": [{"name": "a", "cpu": 1, "server": "srv1"}]}, SERVERS, {})
-    assert (raised.value.object, raised.value.field) == ("vm a", "cpu")
+def test_what_a_vm_needs() -> None:
+    vm = {"name": "a", "cpu_topology": {"sockets": 1, "cores": 2, "threads": 2}, "memory_max": "2GiB"}
+    vm |= {"server_tags": ["ssd"], "anti_affinity": ["db"], "cpu_group": "g"}
+    vm |= {"disks": [{"name": "r", "template": "t"}, {"name": "s", "repository": "main"}, {"name": "u", "image": "other/i.qcow2"}]}
+    vm |= {"nics": [{"name": "n", "network": "lan"}], "cdroms": [{"name": "c", "iso": "i"}], "kernel": {"kernel": "boot/k"}}
+    spec = parse_document({"vms": [vm]}).wanted("vm")["a"]
+    needs = frozenset(needs_of(spec))
+    assert needs == {("template", "t"), ("repository", "main"), ("repository", "other"), ("network", "lan"), ("iso", "i"), ("repository", "boot")}
+    assert demand_of(spec, needs) == Demand("a", 4, 2 * GIB, frozenset({"ssd"}), frozenset({"db"}), "g", needs)
 
 
-NAMES = st.sampled_from([f"n{number}" for number in range(8)])
-WHERE = st.sampled_from([*SERVERS.values(), *IDS, "unknown"])
-ENTRIES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    "vms": st.fixed_dictionaries({"name": NAMES}, optional={"server": WHERE, "state": st.sampled_from(["running", "absent"])}),
-    "networks": st.fixed_dictionaries({"name": NAMES, "mode": st.just("isolated")}, optional={"servers": st.lists(WHERE, max_size=3, unique=True)}),
-    "isos": st.fixed_dictionaries({"name": NAMES, "image": st.just("main/i.iso")}, optional={"servers": st.lists(WHERE, max_size=3, unique=True)}),
-    "servers": st.fixed_dictionaries({"name": st.sampled_from([*SERVERS.values(), "unknown"])}),
-}
-DOCUMENTS = st.fixed_dictionaries({}, optional={section: st.lists(entry, max_size=4, unique_by=lambda one: one["name"]) for section, entry in ENTRIES.items()})
-LOCATED = st.dictionaries(NAMES, st.lists(st.sampled_from(list(SERVERS)), max_size=2))
+def test_a_vm_that_must_leave_goes_only_where_its_cpu_is_and_room_is_not_promised() -> None:
+    servers = [server("srv1", cpu_group="new"), server("srv2", cpu_group="old"), server("srv3", cpu_group="new"), server("srv4", cpu_group="new")]
+    promised = {"id-srv3": [demand("b", 8)]}
+    assert choose_destination(demand(), servers, "id-srv1", promised).server == "id-srv4"
+    with pytest.raises(NoCapacity) as raised:
+        choose_destination(demand(gib=9), servers, "id-srv1", promised)
+    assert "srv1: it is there now; srv2: is of CPU group old, not new" in raised.value.message
 
 
-@given(document=DOCUMENTS, located=LOCATED, servers=st.sets(st.sampled_from(list(SERVERS))))
-def test_every_object_goes_somewhere_or_is_refused_and_nothing_is_invented(document: dict[str, Any], located: dict[str, list[str]], servers: set[str]) -> None:
-    known = {one: SERVERS[one] for one in SERVERS if one in servers}
-    located = {name: [one for one in there if one in known] for name, there in located.items()}
-    try:
-        routed = route(document, known, located)
-    except DomusError as error:
-        assert all(one.object and one.remedy for one in (error.errors if isinstance(error, Refused) else [error]))
-        return
-    assert routed.keys() <= known.keys()
-    for kind in KINDS:
-        asked = {entry["name"]: entry for entry in document.get(kind.section, ())}
-        got = [(one, entry) for one, parts in routed.items() for entry in parts.get(kind.section, ())]
-        assert {entry["name"] for dummy, entry in got} == asked.keys()
-        for dummy, entry in got:
-            given_away, taken = ({key: value for key, value in one.items() if not key.startswith("server")} for one in (asked[entry["name"]], entry))
-            assert given_away == taken
-        assert len({(one, entry["name"]) for one, entry in got}) == len(got)
-        if kind.name == "vm":
-            assert len(got) == len(asked), "a VM goes to exactly one server"
-            assert all([one] == list(dict.fromkeys(located[entry["name"]])) for one, entry in got if located.get(entry["name"]))
-    assert all(len(parts) > 1 for parts in routed.values()), "nobody gets an empty document"
-    for one, parts in routed.items():
-        assert parse_document(parts, server=known[one]).objects == parse_document(parts).objects
+TAGS = st.frozensets(st.sampled_from(["ssd", "gpu"]), max_size=2)
+GROUPS = st.frozensets(st.sampled_from(["db", "web"]), max_size=2)
+NEEDS = st.frozensets(st.sampled_from([("network", "lan"), ("repository", "main")]), max_size=2)
+CPU_GROUP = st.sampled_from([None, "old", "new"])
+DEMANDS = st.builds(
+    Demand,
+    name=st.sampled_from([f"vm{number}" for number in range(30)]),
+    cpus=st.integers(1, 8),
+    memory=st.integers(1, 8).map(lambda number: number * GIB // 2),
+    server_tags=st.frozensets(st.sampled_from(["ssd", "gpu"]), max_size=1),
+    anti_affinity=GROUPS,
+    cpu_group=CPU_GROUP,
+    needs=NEEDS,
+)
+SERVERS = st.builds(
+    Server,
+    id=st.sampled_from([f"id{number}" for number in range(8)]),
+    name=st.sampled_from(["a", "b", "c", "d"]),
+    closed=st.sampled_from([None, None, None, IN_MAINTENANCE]),
+    memory=st.one_of(st.none(), st.integers(0, 24).map(lambda number: number * GIB // 2)),
+    cpus=st.one_of(st.none(), st.integers(0, 32)),
+    tags=TAGS,
+    cpu_group=CPU_GROUP,
+    offers=st.one_of(NEEDS, st.just(frozenset({("network", "lan"), ("repository", "main")}))),
+    vms=st.lists(st.builds(Demand, name=st.sampled_from(["x", "y"]), cpus=st.integers(1, 4), memory=st.just(GIB), anti_affinity=GROUPS), max_size=2).map(tuple),
+)
+
+
+@given(
+    vms=st.lists(DEMANDS, max_size=30, unique_by=lambda one: one.name),
+    servers=st.lists(SERVERS, max_size=8, unique_by=lambda one: one.id),
+    shuffled=st.randoms(use_true_random=False),
+)
+def test_no_rule_is_broken_and_nobody_is_refused_who_could_be_placed(vms: list[Demand], servers: list[Server], shuffled: random.Random) -> None:
+    placed = place_all(vms, servers)
+    assert placed.keys() == {vm.name for vm in vms}
+    now = {one.id: one for one in servers}
+
+    def fits(vm: Demand, on: Server) -> bool:
+        """May it go there now? The rules once more, said in the plainest way."""
+        rules = on.closed is None and vm.server_tags <= on.tags and vm.cpu_group in (None, on.cpu_group) and vm.needs <= on.offers
+        apart = not any(vm.anti_affinity & other.anti_affinity for other in on.vms)
+        memory = on.memory is not None and sum(one.memory for one in on.vms) + vm.memory <= on.memory
+        return rules and apart and memory and on.cpus is not None and sum(one.cpus for one in on.vms) + vm.cpus <= on.cpus
+
+    for vm in sorted(vms, key=largest_first):
+        home = placed[vm.name]
+        if isinstance(home, Placement):
+            assert fits(vm, now[home.server]) and rule_broken(vm, now[home.server]) is None and separated_from(vm, now[home.server]) is None
+            now[home.server] = dataclasses.replace(now[home.server], vms=(*now[home.server].vms, vm))
+        else:
+            assert not any(fits(vm, one) for one in now.values())
+            assert all(one.name in home.message for one in servers[:1]) and home.remedy
+    shuffled.shuffle(vms)
+    shuffled.shuffle(servers)
+    again = place_all(vms, servers)
+    assert {name: str(one) for name, one in again.items()} == {name: str(one) for name, one in placed.items()}
+
+
+@given(vm=DEMANDS, servers=st.lists(SERVERS, max_size=8, unique_by=lambda one: one.id))
+def test_the_reasons_are_those_of_the_choice(vm: Demand, servers: list[Server]) -> None:
+    reasons = Planner(servers).reasons(vm)
+    found = place_all([vm], servers)[vm.name]
+    assert reasons.keys() == {one.id for one in servers}
+    assert (None in reasons.values()) == isinstance(found, Placement)

@@ -67,6 +67,12 @@ def test_something_else_is_mounted_there(tmp_path: Path) -> None:
         NfsMount(host).attach(repository(tmp_path))
 
 
+def test_the_server_may_have_another_name(tmp_path: Path) -> None:
+    host = FakeHost(SOURCE)
+    host.mounted.append(Mount(str(tmp_path), "192.0.2.5:/export/vms", "nfs4"))
+    assert NfsMount(host).is_attached(repository(tmp_path), host.mounts()) is True
+
+
 def test_files_are_not_covered_by_a_mount(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(Conflict, match="is not empty"):
