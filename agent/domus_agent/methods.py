@@ -13,7 +13,7 @@ from domus_core import engine
 from domus_core.clients.wire import PROTOCOLS
 from domus_core.errors import Forbidden, InvalidSpec, NotFound
 from domus_core.libvirt_driver.adoption import adopt
-from domus_core.libvirt_driver.server import read_server
+from domus_core.libvirt_driver.server import describe_server
 from domus_core.model.document import DEFAULT_SITE, parse_document
 
 from .connections import Connections
@@ -167,7 +167,7 @@ class Methods:
 
     def _inventory(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         with self._connections.connection() as connection:
-            facts = read_server(connection, virtualization_setting="auto", state_directory=self._connections.state_directory)
+            facts = describe_server(connection, virtualization_setting="auto", state_directory=self._connections.state_directory)
         return {"objects": self._store.objects(), "server": facts}
 
     def _find_vms(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:

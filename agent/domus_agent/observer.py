@@ -15,6 +15,7 @@ from domus_core.description import describe, identity
 from domus_core.errors import DomusError, Unreachable
 from domus_core.libvirt_driver.connection import separate, told
 from domus_core.libvirt_driver.driver import LibvirtDriver
+from domus_core.libvirt_driver.host_facts import read_host
 from domus_core.libvirt_driver.virtual_disk import read_virtual_disks
 from domus_core.storage_connect.reach import NotAnswering
 
@@ -23,6 +24,7 @@ from .config import AgentConfig
 from .damping import Damper
 from .domain_states import Domain, differences, list_domains
 from .forced_changes import take_forced_changes
+from .late_starts import start_late
 from .libvirt_events import BACK, LOST, LibvirtEvents, Seen
 from .memory import give_back
 from .repository_watch import RepositoryWatch
@@ -32,7 +34,7 @@ SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS, TID
 EVENTS_AT_ONCE, OBJECTS_AT_ONCE, MUCH = 500, 20, 200
 REGISTERED = ("server", "repository", "template", "iso")
 # What changes all the time, or is too long to be told with each server.
-UNTOLD_FACTS = frozenset({"memory_free", "numa_cells", "machines", "cpu_models"})
+UNTOLD_FACTS = frozenset({"memory_free", "machines", "cpu_models"})
 
 Target = tuple[str, str]
 _log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class Observer:
         self._busy = busy
         self._seen: queue.SimpleQueue[Optional[Seen]] = queue.SimpleQueue()
         self._events = LibvirtEvents(config.uri, self._seen.put)
-        self._repositories = RepositoryWatch(config.state_directory, self._seen.put, self._look_at)
+        self._repositories = RepositoryWatch(config.state_directory, self._seen.put, self._look_at, self._start_late)
         self._damper = Damper()
         self._addresses = AddressBook(self._look_up, self._address_changed)
         self._domains: Optional[dict[str, Domain]] = None
@@ -354,6 +356,15 @@ class Observer:
         with told("asking libvirt"), separate(connection) as own:
             yield _Reader(own, self._config, self._addresses)
 
+    def _start_late(self, directory: str) -> None:
+        """A repository was mounted after libvirt had started its VMs."""
+        try:
+            with self._driver() as driver:
+                for name in start_late(driver, directory) if driver is not None else ():
+                    _log.info("vm %s is started: its repository came late", name)
+        except DomusError as error:
+            _log.warning("VMs whose repository came late are not started: %s", error)
+
     def _forever(self, step: Callable[[], None]) -> None:
         while not self._end:
             try:
@@ -378,7 +389,8 @@ class _Reader(LibvirtDriver):
 
     def facts(self) -> dict[str, Any]:
         """What the server is and can do, without UNTOLD_FACTS."""
-        return {name: value for name, value in (self._server(None).facts or {}).items() if name not in UNTOLD_FACTS}
+        facts = {**read_host(), **(self._server(None).facts or {})}
+        return {name: value for name, value in facts.items() if name not in UNTOLD_FACTS}
 
     def ask_addresses(self, vm: str) -> tuple[str, ...]:
         """The addresses now; may take seconds when a guest does not answer."""

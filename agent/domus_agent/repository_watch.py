@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Callable, Optional
 
 from domus_core.errors import DomusError
@@ -28,17 +29,26 @@ _log = logging.getLogger(__name__)
 
 
 class RepositoryWatch:
-    """Tells of shared repositories that are lost or back, and which virtual disks another server has made or deleted in them."""
+    """Tells of shared repositories that are lost or back, and which virtual disks another server has made or deleted in them.
+
+    `came_late` hears of the directory of one that was not mounted before, in a thread of its own.
+    """
 
     def __init__(
-        self, state_directory: str, tell: Callable[[Seen], None], look_at: Callable[[Iterable[Target]], None], storage: Optional[Storage] = None
+        self,
+        state_directory: str,
+        tell: Callable[[Seen], None],
+        look_at: Callable[[Iterable[Target]], None],
+        came_late: Callable[[str], None],
+        storage: Optional[Storage] = None,
     ) -> None:
         self.seconds = SECONDS
         self._registry = Registry(os.path.join(state_directory, "objects"))
         self._storage = storage or Storage()
-        self._tell, self._look_at = tell, look_at
+        self._tell, self._look_at, self._came_late = tell, look_at, came_late
         self._problems: dict[str, Optional[str]] = {}
         self._disks: dict[str, frozenset[str]] = {}
+        self._absent: set[str] = set()
         self._first = True
         self._mounting: dict[str, tuple[Work, float]] = {}
         self._end = threading.Event()
@@ -76,9 +86,13 @@ class RepositoryWatch:
         for name, (spec, state) in self._storage.measure_all(shared).items():
             self._compare(name, state)
             if state.mounted is False:
+                self._absent.add(name)
                 self._mount(spec)
             elif state.available:
                 self._compare_disks(name, spec, places)
+                if name in self._absent:
+                    self._absent.discard(name)
+                    Work(partial(self._came_late, spec.path or ""))
         self._first = False
         self._problems = {name: problem for name, problem in self._problems.items() if name in shared}
 
@@ -112,6 +126,7 @@ class RepositoryWatch:
 
     def _mount_again(self, spec: RepositorySpec) -> None:
         try:
-            self._storage.plugin(spec).attach_later(spec)
+            if self._registry.read("repository", spec.name) is not None:  # it may have been taken away meanwhile
+                self._storage.plugin(spec).attach_later(spec)
         except DomusError as error:
             _log.warning("repository %s: %s", spec.name, error)

@@ -17,6 +17,8 @@ from domus_core.libvirt_driver.repository import registered_places
 from domus_core.libvirt_driver.vm_power import STATES
 from domus_core.storage_connect.storage import Storage
 
+from .host_figures import host_figures
+
 LIMIT = 5.0
 _GROUPS = ("STATE", "CPU_TOTAL", "BALLOON", "VCPU", "INTERFACE", "BLOCK")
 _FLAGS = ("ACTIVE", "NOWAIT")
@@ -56,25 +58,15 @@ class Statistics:
             self._asking.release()
 
     def _host(self) -> dict[str, Any]:
-        memory = _memory()
-        return {
-            "cpus": os.cpu_count(),
-            "cpu": self._busy_share(),
-            "load": list(os.getloadavg()),
-            "memory": memory.get("MemTotal"),
-            "memory_available": memory.get("MemAvailable"),
-            "file_systems": self._file_systems(),
-        }
+        told = host_figures()
+        return {**told, "cpu": self._busy_share(told["cpu_ticks"], told["cpu_idle_ticks"]), "file_systems": self._file_systems()}
 
-    def _busy_share(self) -> Optional[float]:
+    def _busy_share(self, ticks: Optional[int], idle: Optional[int]) -> Optional[float]:
         """How busy the processors were since the last question: 0 to 1; None at the first."""
-        with open("/proc/stat", encoding="ascii") as file:
-            user, nice, system, idle, waiting, *rest = (int(word) for word in file.readline().split()[1:9])
-        now = user + nice + system + idle + waiting + sum(rest), idle + waiting
-        before, self._cpu = self._cpu, now
-        if before is None or now[0] == before[0]:
+        before, self._cpu = self._cpu, None if ticks is None or idle is None else (ticks, idle)
+        if before is None or self._cpu is None or self._cpu[0] == before[0]:
             return None
-        return round(max(0.0, 1 - (now[1] - before[1]) / (now[0] - before[0])), 4)
+        return round(max(0.0, 1 - (self._cpu[1] - before[1]) / (self._cpu[0] - before[0])), 4)
 
     def _file_systems(self) -> dict[str, dict[str, Any]]:
         """Size and room of the repositories' file systems, in bytes; one that is not there is left out."""
@@ -104,8 +96,3 @@ def figures(values: Mapping[str, Any]) -> dict[str, Any]:
 def _sum(values: Mapping[str, Any], group: str, name: str) -> Optional[int]:
     count = values.get(f"{group}.count")
     return None if count is None else sum(values.get(f"{group}.{number}.{name}", 0) for number in range(count))
-
-
-def _memory() -> dict[str, int]:
-    with open("/proc/meminfo", encoding="ascii") as file:
-        return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.startswith("Mem")}

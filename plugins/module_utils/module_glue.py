@@ -275,8 +275,17 @@ def _tell(parameters: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
         driver.close()
     told: dict[str, Any] = {"changed": False, kind.section: [_description(kind.name, key, found) for key, found in chosen]}
     if kind.name == "server":
-        told["measured"] = dataclasses.asdict(snapshot.server)
+        told["measured"] = _with_devices(parameters["uri"], dataclasses.asdict(snapshot.server))
     return told
+
+
+def _with_devices(uri: str, server: dict[str, Any]) -> dict[str, Any]:
+    """The same with what the kernel tells, unless it is a server in a file."""
+    if uri.startswith("fake:") or not server.get("facts"):
+        return server
+    from .domus_core.libvirt_driver.host_facts import read_host
+
+    return {**server, "facts": {**read_host(), **server["facts"]}}
 
 
 def _with_addresses(driver: Driver, vm: Found) -> Found:

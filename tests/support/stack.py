@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from domus_core.clients.manager import ManagerClient
 from domus_core.errors import DomusError
 
 from .leftovers import Place
+from .release import released
 
 CHECKOUT = Path(__file__).parents[2]
 # Where every account can read it; each tree has a place of its own, since a changed tree is installed anew.
@@ -52,12 +53,13 @@ def free_port() -> int:
 
 
 class Stack:
-    """A manager with its agents; `uris` are the libvirt connections, an agent each."""
+    """A manager with its agents; `uris` are the libvirt connections, an agent each; `old` names the processes that are of the release before."""
 
-    def __init__(self, uris: Sequence[str] = ("test:///default",), *, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, uris: Sequence[str] = ("test:///default",), *, settings: Mapping[str, Any] | None = None, old: Collection[str] = ()) -> None:
         assert os.geteuid() == 0, "these tests start services as users of their own: run them as root"
         assert Path("/usr/sbin/nginx").exists(), "nginx is missing: apt-get install nginx"
         self.install = install()
+        self._old = dict.fromkeys(old, released(self.install)) if old else {}
         self._place = Place(PREFIX)
         self.directory = self._place.directory
         self.port = free_port()
@@ -76,6 +78,14 @@ class Stack:
         """Where the manager's sockets are."""
         return self.directory / "run"
 
+    def installed(self, name: str) -> Path:
+        """Where the programs of a process lie; the runner is one of the manager's."""
+        return self._old.get("manager" if name == "runner" else name, self.install)
+
+    def upgrade(self, name: str) -> None:
+        """From its next start on, a process is of this version."""
+        del self._old[name]
+
     def _write_configurations(self, uris: Sequence[str], settings: Mapping[str, Any]) -> None:
         self.manager_directory.mkdir(mode=0o700)
         self.run_directory.mkdir()
@@ -93,7 +103,7 @@ class Stack:
             "url": self.url,
             "web_address": "127.0.0.1",
             "web_port": self.port,
-            "collections": str(self.install / "collections"),
+            "collections": str(self.installed("manager") / "collections"),
             **settings,
         }
         (self.directory / "manager.yml").write_text(json.dumps(manager))
@@ -105,7 +115,7 @@ class Stack:
     def command(self, *words: str) -> str:
         """Run domus-manager as the manager's user, and return what it says."""
         done = subprocess.run(
-            [*self.as_user(MANAGER_USER), self.install / "bin" / "domus-manager", *words],
+            [*self.as_user(MANAGER_USER), self.installed("manager") / "bin" / "domus-manager", *words],
             env=self._environment(),
             cwd="/",
             input=PASSWORD + "\n",
@@ -119,7 +129,12 @@ class Stack:
     def agent_command(self, number: int, *words: str) -> str:
         """Run domus-agent on the server, and return what it says."""
         done = subprocess.run(
-            [self.install / "bin" / "domus-agent", *words], env=self._environment(number), cwd="/", capture_output=True, text=True, check=False
+            [self.installed(f"agent{number}") / "bin" / "domus-agent", *words],
+            env=self._environment(number),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"domus-agent {' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -145,7 +160,7 @@ class Stack:
         secret = self.agent_command(number, "secret").split()[-1]
         body = {"name": f"s{number}", "address": "127.0.0.1", "port": self.agent_ports[number], "secret": secret}
         server: dict[str, Any] = self.client.post("/api/v1/servers", body)
-        self.wait_for(lambda: _require(self.client.get(f"/api/v1/servers/{server['id']}")["state"] == "running"), "the server's first callback")
+        self.wait_for(lambda: _require(self.client.get(f"/api/v1/servers/{server['id']}")["state"] in ("running", "online")), "the server's first callback")
         return server
 
     def log_in(self, name: str = "tests") -> ManagerClient:
@@ -164,9 +179,9 @@ class Stack:
         log = open(self.directory / f"{name}.log", "ab")
         words: list[Any] = {
             "nginx": [*self.as_user(MANAGER_USER), "/usr/sbin/nginx", "-e", "stderr", "-c", self.run_directory / "nginx.conf", "-g", "daemon off;"],
-            "manager": [*self.as_user(MANAGER_USER), self.install / "bin" / "domus-manager", "serve"],
-            "runner": [*self.as_user(None), self.install / "bin" / "domus-manager", "runner", "--user", JOB_USER],
-        }.get(name, [*self.as_user(None), self.install / "bin" / "domus-agent", "serve"])
+            "manager": [*self.as_user(MANAGER_USER), self.installed("manager") / "bin" / "domus-manager", "serve"],
+            "runner": [*self.as_user(None), self.installed("manager") / "bin" / "domus-manager", "runner", "--user", JOB_USER],
+        }.get(name, [*self.as_user(None), self.installed(name) / "bin" / "domus-agent", "serve"])
         with log:
             self.processes[name] = subprocess.Popen(words, env=self._environment(number), cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

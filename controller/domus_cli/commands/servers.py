@@ -9,8 +9,10 @@ import click
 from domus_core.errors import DomusError, error_from_dict
 
 from ..following import follow
-from ..output import Output, key, moment, size
+from ..output import Output, key, moment
 from .common import completes, connect, limit_option, listed, with_output
+from .server_facts import FACTS
+from .server_statistics import statistics_command
 
 SERVERS = "/api/v1/servers"
 
@@ -40,9 +42,7 @@ FIELDS = [
     moment("libvirt's until", "libvirt_certificate_ends_at"),
     key("revoked", "revoked"),
     ("problems", lambda server: "\n".join(server.get("problems") or ())),
-    *(key(name, "facts", name) for name in ("hostname", "cpu_model", "cpus")),
-    size("memory", "facts", "memory"),
-    *(key(name.replace("_", " "), "facts", name) for name in ("virtualization", "hypervisor", "hypervisor_version", "libvirt_version")),
+    *FACTS,
 ]
 DISCOVERED = [
     key("ADDRESS", "address"),
@@ -71,6 +71,9 @@ MOVES = [
 @click.group("server")
 def server_group() -> None:
     """Servers: the machines that VMs run on."""
+
+
+server_group.add_command(statistics_command)
 
 
 @server_group.command("list")

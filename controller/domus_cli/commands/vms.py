@@ -52,7 +52,7 @@ FIELDS = [
     ("nics", lambda vm: [f"{one['name']} on {one.get('network') or one.get('bridge')} ({one.get('mac')})" for one in vm["spec"].get("nics", ())]),
     ("drift", lambda vm: [field["field"] for field in vm.get("drift") or ()]),
     ("notes", _waits),
-    ("request", lambda vm: ((vm.get("request") or {}).get("error") or {}).get("message")),
+    key("request", "request", "error"),
     moment("changed", "changed_at"),
 ]
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional
 
-from domus_core.errors import DomusError, NotFound
+from domus_core.errors import DomusError, NotFound, Unsupported
 
 from ..store import servers, trust
 from ..store.database import Store
@@ -19,7 +19,7 @@ LOOK_SECONDS = 10.0
 TELL_SECONDS = 10.0
 #: what is kept there, as it is read from the database
 NOTED = (
-    "SELECT s.id, coalesce(t.pool, ?) AS pool, s.maintenance, s.maintenance_reason FROM servers s LEFT JOIN server_trust t ON t.server_id = s.id"
+    "SELECT s.id, coalesce(t.pool, ?) AS pool, s.version, s.maintenance, s.maintenance_reason FROM servers s LEFT JOIN server_trust t ON t.server_id = s.id"
     f" WHERE s.state IN ('{servers.RUNNING}', '{servers.MAINTENANCE}')"
 )
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Notes:
 
     def __init__(self, store: Store, agents: Agents) -> None:
         self._store, self._agents = store, agents
-        self._told: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     def start(self, stopping: threading.Event) -> None:
         """Begin, until `stopping` is set."""
@@ -52,16 +52,18 @@ class Notes:
         """Tell those that are there what they do not know. Raises what the database raises."""
         for server in self._store.rows(NOTED, (trust.DEFAULT_POOL,)):
             wanted = {"pool": server["pool"], "maintenance": bool(server["maintenance"]), "maintenance_reason": server["maintenance_reason"]}
-            if self._told.get(server["id"]) == wanted:
+            # An agent that was upgraded may understand what it did not before.
+            told = (server["version"], wanted)
+            if self._told.get(server["id"]) == told:
                 continue
             try:
                 self._agents.call(server["id"], "remember", {"notes": wanted}, TELL_SECONDS)
-            except NotFound:  # an older agent, or a server that has just gone
+            except (NotFound, Unsupported):  # an older agent, or a server that has just gone
                 pass
             except DomusError as error:
                 logger.info("server %s was not told its notes: %s", server["id"], error)
                 continue
-            self._told[server["id"]] = wanted
+            self._told[server["id"]] = told
 
     def _run(self, stopping: threading.Event) -> None:
         while not stopping.wait(LOOK_SECONDS):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Optional
 
-from domus_core.errors import DomusError, NotFound, Unreachable
+from domus_core.errors import DomusError, Unreachable, Unsupported
 
 from ..config import ManagerConfig
 from ..security.authority import AUTHORITIES, CERTIFICATE_SECONDS, DAY, RENEWAL_SECONDS, Authority
@@ -165,7 +165,7 @@ class Trust:
     def _renew(self, server_id: str) -> None:
         try:
             self.renew(server_id)
-        except NotFound as error:  # an agent that is older than this
+        except Unsupported as error:  # an agent that is older than this
             logger.info("server %s can not renew its certificate: %s", server_id, error)
         except DomusError as error:
             logger.warning("the certificate of server %s can not be renewed yet: %s", server_id, error)

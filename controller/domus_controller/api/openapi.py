@@ -55,7 +55,7 @@ def components() -> dict[str, Schema]:
         name = object_name(kind.spec)
         found[name] = object_shape(kind, shown_name(kind.spec))
         found[name + "Page"] = page_of(name)
-    for name in ("Job", "Event", "Drift", "Token", "Certificate", "User", "Server"):
+    for name in ("Job", "Event", "Drift", "Token", "Certificate", "User", "Server", "SiteObject"):
         found[name + "Page"] = page_of(name)
     return found
 

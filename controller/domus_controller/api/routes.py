@@ -8,7 +8,8 @@ from domus_core.model.kind import Kind
 from domus_core.model.kinds import BY_NAME, KINDS
 from domus_core.verbs import VERBS
 
-from . import callback, objects, people, servers, streams, system, work
+from ..store.site_objects import KINDS as SITE_KINDS
+from . import callback, objects, people, servers, site_objects, streams, system, work
 from . import parameters as given
 from .parameters import CHOOSE, CURSOR, JOB, LIMIT, PAGE, REASON, SERVER, SITE, WAIT, gone, made, shows
 from .route import ADMINISTER, AGENT, OPEN, OPERATE, READ, STREAM, Answer, Route
@@ -44,6 +45,16 @@ def _of_kind(kind: Kind) -> Iterator[Route]:
     yield Route("GET", item, f"show_{name}", objects.show_object(name), READ, f"Show {one_of_them}.", one, (CHOOSE, SERVER))
     yield Route("PUT", item, f"replace_{name}", objects.replace_object(name), OPERATE, replacing, JOB, change, spec)
     yield Route("DELETE", item, f"delete_{name}", objects.delete_object(name), OPERATE, f"Delete {one_of_them}.", JOB, away)
+
+
+def _of_site(kind: Kind) -> Iterator[Route]:
+    """The routes of a kind whose objects are one under their name, wherever they are realized."""
+    one_of_them, several = NOUNS[kind.name]
+    base = f"{API}/site/{kind.section}"
+    listing, single = f"List {several} of the whole site, each name once.", f"Show {one_of_them} of the whole site, with its state on each server."
+    many = (*PAGE, given.NAME)
+    yield Route("GET", base, f"list_site_{kind.section}", site_objects.list_site_objects(kind.name), READ, listing, shows("SiteObjectPage"), many)
+    yield Route("GET", f"{base}/{{name}}", f"show_site_{kind.name}", site_objects.show_site_object(kind.name), READ, single, shows("SiteObject"))
 
 
 def _verbs() -> Iterator[Route]:
@@ -95,6 +106,8 @@ _SERVERS = (
     Route("POST", f"{API}/servers/{{id}}/adopt", "adopt_vms", servers.adopt, OPERATE, "Manage VMs that are there already.", shows("Adopted"), (), "Adopt"),
     Route("POST", f"{API}/servers/{{id}}/resync", "resync_server", servers.resync, OPERATE, "Have a server report everything once more.",
           {202: Answer("It will.", "Resync")}),
+    Route("GET", f"{API}/servers/{{id}}/statistics", "show_server_statistics", system.show_server_statistics, READ, "What was measured of a server.",
+          shows("ServerStatistics"), given.SPAN),
 )
 
 _VMS = (
@@ -150,6 +163,7 @@ ROUTES: tuple[Route, ...] = (
     *_WORK,
     *_SERVERS,
     *(route for kind in KINDS if kind is not BY_NAME["server"] for route in _of_kind(kind)),
+    *(route for kind in SITE_KINDS for route in _of_site(BY_NAME[kind])),
     *_verbs(),
     *_VMS,
     *_JOBS,

@@ -13,6 +13,7 @@ from domus_core.model.secrets import MASK
 
 Schema = dict[str, Any]
 SIZE_TEXT = f"^[0-9]{{1,17}}( ?({'|'.join(UNITS)}))?$"
+HOST_TEXT = "^[0-9A-Za-z]([0-9A-Za-z.:-]*[0-9A-Za-z:])?$|^::[0-9A-Fa-f:.]*$"
 MAC_TEXT = "^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$"
 SUBNET_TEXT = "^([0-9]{1,3}[.]){3}[0-9]{1,3}/([4-9]|[12][0-9]|30)$"
 
@@ -149,6 +150,7 @@ def _list_of(kind: Any) -> Schema:
 
 _MAKERS: tuple[tuple[type, Callable[[Any], Schema]], ...] = (
     (types.Text, _text),
+    (types.HostAddress, lambda kind: {"type": "string", "maxLength": 253, "pattern": HOST_TEXT}),
     (types.Name, lambda kind: {"type": "string", "pattern": f"^{types.NAME.pattern}$"}),
     (types.FileReference, _file_reference),
     (types.AbsolutePath, lambda kind: {"type": "string", "pattern": "^/[^\\x00-\\x1f\\x7f]*$", "maxLength": 1000}),
@@ -160,6 +162,7 @@ _MAKERS: tuple[tuple[type, Callable[[Any], Schema]], ...] = (
     (types.Choice, lambda kind: {"type": "string", "enum": list(kind.words)}),
     (types.MacAddress, lambda kind: {"type": "string", "pattern": MAC_TEXT}),
     (types.IpAddress, lambda kind: {"anyOf": [{"type": "string", "format": "ipv4"}, {"type": "string", "format": "ipv6"}]}),
+    (types.HostAddress, lambda kind: {"type": "string", "pattern": "^[A-Za-z0-9.:-]+$", "maxLength": 253}),
     (types.Subnet, lambda kind: {"type": "string", "pattern": SUBNET_TEXT}),
     (types.ListOf, _list_of),
     (Objects, lambda kind: {"type": "array", "items": reference(kind.spec.__name__), "maxItems": kind.most}),

@@ -7,6 +7,7 @@ from domus_core.verbs import VERBS
 
 from ..store.servers import STATES
 from .bodies import ROLES
+from .facts import FACTS
 from .schemas import Schema, reference
 
 JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
@@ -76,6 +77,7 @@ def object_shape(kind: Kind, spec: str) -> Schema:
 
 
 SHAPES: dict[str, Schema] = {
+    "Facts": FACTS,
     "Problem": shape(
         "A problem document (RFC 9457).",
         "type title status detail code",
@@ -130,7 +132,7 @@ SHAPES: dict[str, Schema] = {
         version=MAYBE_TEXT,
         behind={**FLAG, "description": "Its agent is older than the manager."},
         libvirt=MAYBE_TEXT,
-        facts={"type": ["object", "null"]},
+        facts=nothing_or(reference("Facts")),
         problem={**MAYBE_TEXT, "description": "What is wrong with the agent, as it says itself."},
         problems={**list_of(TEXT), "description": "All that is wrong, and what to do about it."},
         vms=NUMBER,
@@ -234,6 +236,38 @@ SHAPES: dict[str, Schema] = {
         errors=list_of({"type": "object"}),
     ),
     "Statistics": shape("What was measured of a VM, in steps.", "items", items=list_of({"type": "object"})),
+    "ServerStatistics": shape(
+        "What was measured of a server, in steps: `cpu` is the share of all processors that was in use, `net` and `disks` bytes per second of each.",
+        "items",
+        step={**NUMBER, "description": "Seconds between two items."},
+        items=list_of({"type": "object"}),
+    ),
+    "SiteObject": shape(
+        "An object of the whole site, realized on several servers under one name.",
+        "name",
+        kind=TEXT,
+        name=TEXT,
+        spec={"type": ["object", "null"], "description": "What was asked for last, else what most servers have; in a list that of one server."},
+        count={**NUMBER, "description": "On how many servers it is."},
+        states={"type": "object", "description": "On how many servers it is in which state.", "additionalProperties": NUMBER},
+        drifted={**NUMBER, "description": "On how many servers it is not as it is to be."},
+        servers=list_of(
+            shape(
+                "The object on one server.",
+                server=TEXT,
+                server_id=TEXT,
+                id=MAYBE_TEXT,
+                state={**MAYBE_TEXT, "description": "null: it is to be there, and is not."},
+                stale={**FLAG, "description": "The server is not heard: this is what it told last."},
+                drift={**list_of(TEXT), "description": "Fields that are not as asked, recorded or defined."},
+                differs={**list_of(TEXT), "description": "Fields in which it is defined otherwise than `spec`."},
+                problem=MAYBE_TEXT,
+                capacity=NUMBER,
+                free=NUMBER,
+                available=FLAG,
+            )
+        ),
+    ),
     "Adopted": {"type": "object", "description": "The document that describes what was adopted."},
     "Resync": {"type": "object", "description": "Up to which record everything will have been reported."},
     "Token": shape(

@@ -11,7 +11,7 @@ from domus_core.version import VERSION
 from flask import Response
 
 from ..console import relay_console
-from ..store import events, servers, statistics
+from ..store import events, host_statistics, servers, statistics
 from ..store.database import Store
 from . import objects
 from .call import Call, answer, page_answer
@@ -60,10 +60,17 @@ def list_events(call: Call) -> Response:
 
 def show_statistics(call: Call) -> Response:
     """What was measured of a VM, in steps that suit the span."""
-    vm = objects.find(call, "vm")
+    return answer(statistics.series(call.parts.store, objects.find(call, "vm")["id"], *_span(call)))
+
+
+def show_server_statistics(call: Call) -> Response:
+    """What was measured of a server, in steps that suit the span."""
+    return answer(host_statistics.series(call.parts.store, servers.find(call.parts.store, call.path["id"])["id"], *_span(call)))
+
+
+def _span(call: Call) -> tuple[float, float]:
     until = call.parts.store.now() if call.query["to"] is None else call.query["to"]
-    since = until - HOUR if call.query["from"] is None else call.query["from"]
-    return answer(statistics.series(call.parts.store, vm["id"], since, until))
+    return until - HOUR if call.query["from"] is None else call.query["from"], until
 
 
 def show_console(call: Call) -> Callable[[Any], None]:

@@ -47,8 +47,13 @@ def _has_new_vms(document: Mapping[str, Any], located: Mapping[str, Any]) -> boo
 
 
 def asked_of(work: Work) -> list[Asked]:
-    """What the documents ask: kind, key, server id and the specification, secrets masked."""
-    return [(kind, key, server, plain(spec)) for server, document in work.documents.items() for kind, key, spec in _specs(document)]
+    """What the documents ask: kind, key, server id and the specification, secrets masked; `servers` as they were written, with tags."""
+    written = {(kind, key): spec.servers for kind, key, spec in _specs(work.document) if getattr(spec, "servers", None) is not None}
+    return [
+        (kind, key, server, plain(spec) | ({"servers": list(written[(kind, key)])} if (kind, key) in written else {}))
+        for server, document in work.documents.items()
+        for kind, key, spec in _specs(document)
+    ]
 
 
 def _specs(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

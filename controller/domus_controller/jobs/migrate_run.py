@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from domus_core.errors import Conflict, DomusError, NotFound, Unreachable
+from domus_core.errors import Conflict, DomusError, NotFound, Unreachable, error_from_dict
 from domus_core.model.fields import given
 from domus_core.model.migration import destination, moving_vm, parse_migration
 from domus_core.planning import migration as planning
@@ -26,6 +26,8 @@ from .verb_run import VerbRun
 PREPARE_SECONDS = 120.0
 SETTLE_SECONDS = 120.0
 ASK_SECONDS = 3.0
+# An operation that ended so without a verdict may have moved the VM all the same.
+UNCERTAIN = ("interrupted", "unreachable", "not_found", "driver_error", "busy")
 NOT_SEEN = {"seen": planning.SILENT, "open": True}
 
 
@@ -89,8 +91,11 @@ class MigrateRun(VerbRun):
                 status = self._not_known(output)
             except Unreachable as error:
                 return self._by_asking(error, output)
-            if (status.get("error") or {}).get("code") != "interrupted":
+            told = status.get("error") or {}
+            if (status.get("result") or {}).get("verdict") or told.get("code") not in UNCERTAIN:
                 return self._both(status)
+            if told["code"] != "interrupted":
+                return self._by_asking(error_from_dict(told), output)
             output.put("progress", {"line": "the source's agent was restarted; libvirt goes on with it"})
             if self._asked is None:
                 return self._by_asking(None, output)
@@ -151,7 +156,8 @@ class MigrateRun(VerbRun):
             where = f"it is on {names[verdict.owner]}" if verdict.owner in names else "which server has it is not known"
             cause = f"; {error.message}" if error is not None else ""
             remedy = "It is settled once both servers answer" if verdict.owner not in names else "Move it again"
-            entry["error"] = Conflict(f"was not moved: {where} ({verdict.reason}){cause}", object=f"vm {name}", remedy=remedy).as_dict()
+            kind = type(error) if error is not None else Conflict
+            entry["error"] = kind(f"was not moved: {where} ({verdict.reason}){cause}", object=f"vm {name}", remedy=remedy).as_dict()
         result = {"objects": [entry], "verdict": dataclasses.asdict(verdict)}
         return {"state": SUCCEEDED if arrived else "failed", "result": result, "error": entry.get("error"), "progress": []}
 

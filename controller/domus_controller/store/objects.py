@@ -13,6 +13,7 @@ from .conflicts import TWICE, conflicts, preferred
 from .database import Connection, Row, Store
 from .items import digest, is_moving, next_sequence, refresh, refresh_all_gone, refresh_gone
 from .servers import known_server_id, silent
+from .tagged import follow_tags
 from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
 
 FILTERS = ("name", "server", "state", "site", "tag")
@@ -41,6 +42,8 @@ def put(connection: Connection, server_id: str, description: Optional[Mapping[st
     _tag(connection, row, description, before)
     if kind == "vm":
         _compare_copies(connection, description["id"], at)
+    if kind == "server":
+        follow_tags(connection, server_id, description.get("spec") or {}, at)
     refresh(connection, row, at)
     if before is None or before["deleted"] is not None:
         refresh_all_gone(connection, kind, key, description["id"])

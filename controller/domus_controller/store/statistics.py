@@ -58,19 +58,25 @@ def latest(store: Store, server_id: str) -> Optional[dict[str, Any]]:
 
 
 def series(store: Store, subject: str, since: float, until: Optional[float] = None, step: Optional[int] = None) -> dict[str, Any]:
-    """The course of a VM (its uuid) or a host (`host:` and the server's id) between two times: {step, items}.
+    """The course of a VM (its uuid) between two times: {step, items}.
 
     An item is {at, state, vcpus, memory, cpu_cores, disk_read, disk_written, net_received, net_sent}: cores in use and bytes per
     second since the item before, None where a counter is not known. Without `step` (60, 600 or 3600 seconds) the finest that
     reaches back to `since`.
     """
+    chosen, rows = samples(store, subject, since, until, step)
+    return {"step": chosen, "items": [_item(before, row) for before, row in zip([None, *rows], rows)]}
+
+
+def samples(store: Store, subject: str, since: float, until: Optional[float] = None, step: Optional[int] = None) -> tuple[int, list[Row]]:
+    """The step that was chosen, and the samples {at, sample} of a subject between two times, as `series` has them."""
     now = store.now()
     chosen = step if step in KEPT else next((one for one, kept in KEPT.items() if now - since <= kept), 3600)
     rows = store.statistics.rows(
         "SELECT at, sample FROM samples WHERE step = ? AND subject = ? AND at BETWEEN ? AND ? ORDER BY at",
         (chosen, subject, since, now if until is None else until),
     )
-    return {"step": chosen, "items": [_item(before, row) for before, row in zip([None, *rows], rows)]}
+    return chosen, rows
 
 
 def _item(before: Optional[Row], row: Row) -> dict[str, Any]:
@@ -79,13 +85,14 @@ def _item(before: Optional[Row], row: Row) -> dict[str, Any]:
     seconds = row["at"] - before["at"] if before else 0.0
     item = {"at": shown_time(row["at"]), **{name: sample.get(name) for name in GAUGES}}
     for counter, name in COUNTERS.items():
-        rate = _rate(earlier.get(counter), sample.get(counter), seconds)
-        item[name] = rate / 1e9 if rate is not None and counter == "cpu_time_ns" else rate
+        found = rate(earlier.get(counter), sample.get(counter), seconds)
+        item[name] = found / 1e9 if found is not None and counter == "cpu_time_ns" else found
     return item
 
 
-def _rate(before: Optional[float], after: Optional[float], seconds: float) -> Optional[float]:
-    if before is None or after is None or seconds <= 0:
+def rate(before: Any, after: Any, seconds: float) -> Optional[float]:
+    """How fast a counter went between two samples; None when that is not known."""
+    if not isinstance(before, (int, float)) or not isinstance(after, (int, float)) or seconds <= 0:
         return None
     # A counter that went back began anew: the VM was started again.
     return (after - before if after >= before else after) / seconds

@@ -196,10 +196,10 @@ def _fingerprint(results: dict[Target, ObjectResult]) -> str:
 
 def _execute(results: dict[Target, ObjectResult], snapshot: Snapshot, driver: Driver, site: str, progress: Progress, cancelled: Question) -> None:
     """Take the steps phase by phase (a phase is one kind, leaving or staying), objects of a phase side by side."""
-    phases: dict[tuple[bool, str], list[ObjectResult]] = {}
+    phases: dict[tuple[bool, bool, str], list[ObjectResult]] = {}
     for result in results.values():
         if result.steps:
-            phases.setdefault((result.steps[-1].action == DELETE, result.kind), []).append(result)
+            phases.setdefault((result.steps[-1].action == DELETE, result.steps[-1].goes_first, result.kind), []).append(result)
     failed: dict[Target, DomusError] = {}
     with ThreadPoolExecutor(WORKERS) as pool:
         for members in phases.values():

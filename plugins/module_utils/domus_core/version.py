@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}")
 
 

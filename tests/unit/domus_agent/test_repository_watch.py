@@ -34,8 +34,9 @@ class Watched:
         Registry(str(directory / "objects")).write("repository", "nas", spec)
         Registry(str(directory / "objects")).write("repository", "local", {"name": "local", "path": str(directory / "missing")})
         self.seen: list[Seen] = []
+        self.late: list[str] = []
         self.looked_at: list[tuple[str, str]] = []
-        self.watch = RepositoryWatch(str(directory), self.seen.append, self._look_at, Storage(self.host))
+        self.watch = RepositoryWatch(str(directory), self.seen.append, self._look_at, self.late.append, Storage(self.host))
 
     def _look_at(self, targets: Iterable[tuple[str, str]]) -> None:
         self.looked_at += targets
@@ -73,6 +74,7 @@ def test_lost_and_back_are_told_once(watched: Watched, monkeypatch: pytest.Monke
     wait_for(lambda: len(watched.host.mounted) == 1)
     watched.watch.look()
     assert [seen.kind for seen in watched.seen] == [LOST, BACK]
+    wait_for(lambda: watched.late == [str(watched.path)])
 
 
 def test_what_was_told_before_is_not_told_again(watched: Watched) -> None:

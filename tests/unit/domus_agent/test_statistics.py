@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from domus_agent import statistics
+from domus_agent.host_figures import host_figures
 from domus_agent.statistics import Statistics, figures
 from domus_core.libvirt_driver.connection import connect
 from domus_core.libvirt_driver.registry import Registry
@@ -73,3 +74,23 @@ def test_a_libvirt_that_hangs_is_asked_once(tmp_path: Path, monkeypatch: pytest.
     stuck._asking.release()
     monkeypatch.setattr(statistics, "LIMIT", 5.0)
     assert stuck.collect()["vms"]
+
+
+def test_the_kernels_counters_are_told_of_real_disks_and_cards_only(tmp_path: Path) -> None:
+    files = {
+        "proc/stat": "cpu  10 20 30 400 50 6 7 8 10 0\ncpu0 1 1 1 1 1 1 1 1\n",
+        "proc/meminfo": "MemTotal: 100 kB\nMemAvailable: 60 kB\nSwapTotal: 10 kB\nSwapFree: 4 kB\n",
+        "proc/net/dev": "Inter-| Receive | Transmit\n face |bytes packets\n    lo: 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0\n"
+        "  eth0:100 0 0 0 0 0 0 0 200 0 0 0 0 0 0 0\n vnet1: 5 0 0 0 0 0 0 0 6 0 0 0 0 0 0 0\n",
+        "proc/diskstats": "8 0 sda 1 0 10 0 1 0 20 0 0 0 0\n8 1 sda1 1 0 10 0 1 0 20 0 0 0 0\n253 0 dm-0 1 0 10 0 1 0 20 0 0 0 0\n"
+        "7 0 loop0 1 0 1 0 1 0 1 0 0 0 0\n",
+        **{f"sys/block/{name}/size": "1" for name in ("sda", "dm-0", "loop0")},
+    }
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    told = host_figures(str(tmp_path))
+    assert (told["cpu_ticks"], told["cpu_idle_ticks"], told["memory_available"], told["swap_free"]) == (531, 450, 60 << 10, 4 << 10)
+    assert told["net"] == {"eth0": {"received": 100, "sent": 200}}
+    assert told["disks"] == {"sda": {"read": 5120, "written": 10240}}
+    assert host_figures(str(tmp_path / "nowhere"))["cpu_ticks"] is None

@@ -86,7 +86,16 @@ class Said(NamedTuple):
 def manager(monkeypatch: pytest.MonkeyPatch) -> FakeManager:
     """The manager that all commands talk to."""
     fake = FakeManager()
-    for module in (commands.documents, commands.events, commands.jobs, commands.objects, commands.servers, commands.vms, commands.common):
+    for module in (
+        commands.documents,
+        commands.events,
+        commands.jobs,
+        commands.objects,
+        commands.servers,
+        commands.server_statistics,
+        commands.vms,
+        commands.common,
+    ):
         monkeypatch.setattr(module, "connect", lambda: fake)
     return fake
 

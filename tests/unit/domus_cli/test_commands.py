@@ -77,8 +77,35 @@ def test_every_verb_is_a_command(manager: FakeManager, domus: Domus, verb: str) 
 def test_every_kind_has_a_list(manager: FakeManager, domus: Domus) -> None:
     for kind in KINDS:
         path = kind.section.replace("_", "-")
-        manager.answers["GET", f"/api/v1/{path}"] = {"items": []}
+        manager.answers["GET", f"/api/v1/{path}"] = manager.answers["GET", f"/api/v1/site/{path}"] = {"items": []}
         assert domus(kind.name.replace("_", "-"), "list").code == 0
+
+
+def test_what_is_on_many_servers_is_listed_once_and_shown_with_each(manager: FakeManager, domus: Domus) -> None:
+    place = {"server": "s1", "state": "active", "stale": False, "drift": [], "differs": ["subnet"], "problem": None, "capacity": 2 << 40, "free": 1 << 40}
+    lost = {"server": "s2", "state": None, "stale": True, "drift": [], "differs": [], "problem": "no such bridge"}
+    item = {"name": "lan", "spec": {"mode": "nat"}, "count": 1, "states": {"active": 1, "inactive": 2}, "drifted": 2, "servers": [place, lost]}
+    manager.answers["GET", "/api/v1/site/networks"] = {"items": [item]}
+    manager.answers["GET", "/api/v1/site/networks/lan"] = item
+    manager.answers["GET", "/api/v1/networks"] = {"items": [{"name": "lan", "state": "active", "server": "s1", "spec": {}}]}
+    assert "1 active, 2 inactive" in domus("network", "list").out and "2 not as wanted" in domus("network", "list").out
+    assert "s1" in domus("network", "list", "--server", "s1").out
+    shown = domus("network", "show", "lan").out
+    assert all(text in shown for text in ("differs: subnet", "missing?", "no such bridge; server silent", "2TiB", "1TiB"))
+
+
+def test_how_busy_a_server_is_is_drawn(manager: FakeManager, domus: Domus) -> None:
+    items = [
+        {"at": "2026-11-22T10:00:00Z", "cpu": share, "cpus": 8, "load": [share * 8, 1, 1], "memory": 100 << 30, "memory_available": 60 << 30}
+        for share in (0.1, 0.9)
+    ]
+    items[1] |= {"net": {"eth0": {"received": 2048.0, "sent": None}}, "file_systems": {"main": {"size": 1 << 40, "free": 1 << 39}}}
+    manager.answers["GET", "/api/v1/servers/s1/statistics"] = {"step": 60, "items": items}
+    out = domus("server", "statistics", "s1").out
+    assert all(text in out for text in ("cpu", "90%", "40GiB", "eth0 received", "2KiB/s", "repository main used", "512GiB", "▂▇"))
+    assert "eth0 sent" not in out and manager.asked[0][3].keys() == {"from"}
+    manager.answers["GET", "/api/v1/servers/s1/statistics"] = {"step": 60, "items": []}
+    assert "Nothing was measured" in domus("server", "statistics", "s1").out
 
 
 def test_a_plan_is_shown_and_tells_by_its_code(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
@@ -212,6 +239,25 @@ def test_a_server_is_shown_with_its_facts_and_its_agents_problem(manager: FakeMa
     manager.answers["GET", "/api/v1/servers/s1"] = {"id": "x", "name": "s1", "state": "running", "problems": ["database: disk full"], "facts": facts}
     out = domus("server", "show", "s1").out
     assert all(text in out for text in ("srv1.example", "16GiB", "kvm", "9.0.0", "database: disk full"))
+
+
+def test_the_facts_of_a_server_read_well(manager: FakeManager, domus: Domus) -> None:
+    facts = {"cpu": {"vendor": "AMD", "model": "EPYC-Rome"}, "cpu_topology": {"sockets": 2, "cores": 16, "threads": 2}, "booted_at": 1795602060}
+    facts |= {"numa_cells": [{"id": 0, "memory": 64 << 30, "cpus": [0, 1, 2, 8]}], "huge_pages": [{"cell": 0, "size": 2 << 20, "total": 512}]}
+    facts |= {"block_devices": [{"name": "sda", "size": 1 << 40, "rotational": False, "model": "PM9A3", "made_of": []}]}
+    facts |= {"interfaces": [{"name": "br0", "kind": "bridge", "link": True, "speed": 25000, "mac": "02:00:00:00:00:01", "ports": ["eth0"]}]}
+    manager.answers["GET", "/api/v1/servers/s1"] = {
+        "name": "s1",
+        "state": "maintenance",
+        "maintenance": True,
+        "version": "0.1.0",
+        "behind": True,
+        "facts": facts,
+    }
+    out = domus("server", "show", "s1").out
+    for text in ("AMD EPYC-Rome, 2 sockets x 16 cores x 2 threads", "CPUs 0-2,8, 512 huge pages of 2MiB", "sda  1TiB, solid state, PM9A3", "0.1.0 (behind)"):
+        assert text in out
+    assert "br0  bridge, link, 25000 Mbit/s, 02:00:00:00:00:01, of eth0" in out
 
 
 def test_a_server_is_taken_out_of_use_and_back(manager: FakeManager, domus: Domus) -> None:

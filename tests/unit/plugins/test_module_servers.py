@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plugins.module_utils import module_glue, module_servers
-from plugins.module_utils.domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable, Unsupported
+from plugins.module_utils.domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable
 
 SRV1 = {"id": "1", "name": "srv1", "address": "192.0.2.11", "port": 8899, "state": "running", "maintenance": False, "last_seen": "t0", "version": "1"}
 
@@ -22,6 +22,7 @@ class Manager:
         self.server, self.vms = dict(server) if server else None, vms
         self.requests: list[tuple[str, str, Any]] = []
         self.seen = 0
+        self.stuck = ""
 
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         if path.endswith("/vms"):
@@ -31,6 +32,9 @@ class Manager:
             yield {**self.server, "last_seen": f"t{self.seen // 2}"}
 
     def post(self, path: str, body: Any) -> Any:
+        if path.endswith("/evacuate?check=true"):
+            errors = [{"code": "conflict", "message": self.stuck}] if self.stuck else []
+            return {"moves": [{"vm": vm, "possible": not errors, "errors": errors} for vm in self.vms]}
         self.requests.append(("POST", path, body))
         self.server = {**SRV1, **{name: body[name] for name in ("name", "address")}}
         return self.server
@@ -121,11 +125,13 @@ def test_a_server_in_maintenance_may_still_have_vms_to_move(do: Any) -> None:
     assert do("server_maintenance", manager, evacuate=True)["changed"] is False
 
 
-def test_check_mode_does_not_guess_whether_vms_can_move(do: Any) -> None:
+def test_an_evacuation_is_foreseen_and_refused_before_anything_moves(do: Any) -> None:
     manager = Manager(SRV1, web1="running")
-    with pytest.raises(Unsupported, match="beforehand"):
+    assert do("server_maintenance", manager, evacuate=True, check=True)["changed"] is True and manager.requests == []
+    manager.stuck = "has a local disk"
+    with pytest.raises(Conflict, match="has a local disk") as caught:
         do("server_maintenance", manager, evacuate=True, check=True)
-    assert manager.requests == []
+    assert caught.value.object == "vm web1" and manager.requests == []
 
 
 def test_of_a_stranger_nothing_can_be_said(do: Any) -> None:

@@ -13,10 +13,13 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from ..errors import Conflict, DomusError, DriverError, Forbidden, NotFound, TooLarge, Unreachable
+from ..errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, TooLarge, Unreachable, Unsupported
 from .wire import MOST_BYTES, NOT_IDEMPOTENT, PATH, decode_answer, encode_request, server_urn
 
 PORT = 8899
+# How agents of every version refuse what a newer one would know.
+NO_SUCH_METHOD = "there is no such method"
+NEW_HERE = frozenset({"is not a parameter of this method", "is not a kind of operation"})
 TIMEOUT = 30.0
 _CLOSED = (http.client.RemoteDisconnected, ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _PEM = "-----BEGIN"
@@ -53,6 +56,12 @@ class AgentClient:
 
     def request(self, method: str, parameters: Mapping[str, Any], timeout: Optional[float] = None) -> Any:
         """As `call`, with another time-out than the client's."""
+        try:
+            return self._request(method, parameters, timeout)
+        except (NotFound, InvalidSpec) as error:
+            raise _too_old(error, method, self.place) from None
+
+    def _request(self, method: str, parameters: Mapping[str, Any], timeout: Optional[float]) -> Any:
         body, seconds = encode_request(method, parameters), self._timeout if timeout is None else timeout
         connection: Optional[http.client.HTTPSConnection] = getattr(self._kept, "connection", None)
         if connection is not None:
@@ -186,6 +195,8 @@ class FirstContact:
     def _call(self, method: str, parameters: Mapping[str, Any]) -> Any:
         try:
             return decode_answer(_exchange(self._connection, encode_request(method, parameters), self._timeout))
+        except (NotFound, InvalidSpec) as error:
+            raise _too_old(error, method, self.place) from None
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(self.place, error) from None
 
@@ -198,6 +209,15 @@ class FirstContact:
 
     def __exit__(self, *dummy: Any) -> None:
         self.close()
+
+
+def _too_old(error: DomusError, method: str, place: str) -> DomusError:
+    """The agent's error, or that its agent is older than what calls it: then it does not know the method, or what comes with it."""
+    unknown = isinstance(error, NotFound) and error.message == NO_SUCH_METHOD
+    if not unknown and error.message not in NEW_HERE:
+        return error
+    what = f"its agent does not know {f'the method {method}' if unknown else f'{error.field} of the method {method}'}: it is older than what calls it"
+    return Unsupported(what, object=place, remedy="Upgrade the agent on that server; domus server list shows the versions")
 
 
 def tls_context(authority: str, certificate_path: str, key_path: str) -> ssl.SSLContext:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from urllib.parse import urlsplit
 
 from ..cancelling import Question, never
-from ..errors import Cancelled, Conflict, DomusError, DriverError, InvalidSpec
+from ..errors import Cancelled, Conflict, DomusError, DriverError, InvalidSpec, Unreachable
 from ..model.migration import MigrationSpec, MovingDisk, MovingVm, moving_vm
 from ..model.repository import directory_of
 from ..planning import migration as planning
@@ -357,7 +357,14 @@ def _settled(driver: LibvirtDriver, record: Mapping[str, Any], error: Optional[D
     """Settle it now, for as long as anybody is still at it; what can not be settled yet is left to `settle_outgoing` later."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
-        verdict = settle_outgoing(driver, record)
+        try:
+            verdict = settle_outgoing(driver, record)
+        except Unreachable:  # libvirt here is being restarted
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(SETTLE_POLL)
+            reconnect(driver)
+            continue
         asking = verdict.at_source == planning.ASK and time.monotonic() > deadline - SETTLE_SECONDS + PEER_SECONDS
         if verdict.at_source not in (planning.WAIT, planning.ASK) or asking or time.monotonic() > deadline:
             break
@@ -370,7 +377,7 @@ def go_on(driver: LibvirtDriver, record: Mapping[str, Any], progress: Progress =
     """Take up a migration whose agent died: follow libvirt, which goes on with it, then settle it. `cancelled` ends it."""
     vm = moving_vm(record["vm"])
     last = time.monotonic()
-    while look(driver.connection, vm.uuid, arriving=False) == planning.MOVING:
+    while _is_moving(driver, vm.uuid):
         with contextlib.suppress(libvirt.libvirtError):
             domain = driver.connection.lookupByUUIDString(vm.uuid)
             if cancelled():
@@ -381,6 +388,23 @@ def go_on(driver: LibvirtDriver, record: Mapping[str, Any], progress: Progress =
                 progress(_described(stats))
         time.sleep(POLL)
     return _settled(driver, record, None, progress)
+
+
+def _is_moving(driver: LibvirtDriver, uuid: str) -> bool:
+    try:
+        return look(driver.connection, uuid, arriving=False) == planning.MOVING
+    except Unreachable:
+        reconnect(driver)
+        return False
+
+
+def reconnect(driver: LibvirtDriver) -> None:
+    """Another connection in place of one that broke, if libvirt is back."""
+    with contextlib.suppress(Unreachable):
+        fresh, old = connect(driver.uri), driver.connection
+        driver.connection = fresh
+        with contextlib.suppress(libvirt.libvirtError):
+            old.close()
 
 
 def settle_outgoing(driver: LibvirtDriver, record: Mapping[str, Any]) -> Verdict:

@@ -121,7 +121,15 @@ def destination_facts(driver: LibvirtDriver, vm: MovingVm, *, server: str = "", 
         bridges=tuple(one for one in vm.bridges if os.path.exists(f"/sys/class/net/{one}")),
         filters=tuple(one for one in vm.filters if one in filters),
         tls=tls,
+        post_copy=_can_post_copy(),
     )
+
+
+def _can_post_copy() -> bool:
+    """May QEMU, which does not run as root, ask the kernel to wait for memory? (userfaultfd(2); kernels before 5.2 allow it to all)"""
+    with suppress(OSError), open("/proc/sys/vm/unprivileged_userfaultfd", encoding="ascii") as file:
+        return file.read().strip() == "1"
+    return True
 
 
 def require_domain(connection: Any, name_or_uuid: str) -> Any:

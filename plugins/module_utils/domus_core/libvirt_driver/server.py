@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import DriverError
 from .connection import libvirt, translate
+from .host_cpu import guest_cpu_xml, host_cpu, numa_cell
+from .host_facts import read_host
 from .kvm_probe import usable_kvm
 from .remembered import boot_id, recall, remember, stamp
 from .xml_fields import parse
@@ -17,6 +19,8 @@ STORAGE_TOOLS = ("qemu-img", "xorriso")
 # What libvirt reads, beside itself and QEMU, to know what a server can do.
 _FIRMWARE_DIRECTORIES = ("/usr/share/qemu/firmware", "/etc/qemu/firmware", "/usr/share/OVMF")
 
+# What is remembered has another one when facts were added.
+FORMAT = "2"
 # Secure boot and every newer device need it; a server without it is asked for its own default machine.
 _PREFERRED_MACHINE = "q35"
 
@@ -43,6 +47,11 @@ def read_server(connection: Any, *, virtualization_setting: str, state_directory
     }
 
 
+def describe_server(connection: Any, *, virtualization_setting: str, state_directory: str) -> dict[str, Any]:
+    """The same with what the kernel tells of its devices and its system, for people and for planners of a whole site."""
+    return {**read_host(), **read_server(connection, virtualization_setting=virtualization_setting, state_directory=state_directory)}
+
+
 def _capabilities(connection: Any, setting: str, state_directory: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The facts of the host and of its guests, remembered until something that libvirt derives them from changes."""
     path = os.path.join(state_directory, "capabilities.json")
@@ -60,7 +69,7 @@ def _capabilities(connection: Any, setting: str, state_directory: str) -> tuple[
 
 
 def _key(connection: Any) -> list[str]:
-    versions = [boot_id(), _call(connection.getURI), str(_call(connection.getLibVersion))]
+    versions = [FORMAT, boot_id(), _call(connection.getURI), str(_call(connection.getLibVersion))]
     return [*versions, shutil.which("swtpm") or "", stamp("/dev/kvm"), *(stamp(path) for path in _FIRMWARE_DIRECTORIES)]
 
 
@@ -82,7 +91,8 @@ def _read_host(connection: Any) -> dict[str, Any]:
         "uuid": root.findtext("host/uuid"),
         "architecture": architecture,
         "cpu_model": root.findtext("host/cpu/model"),
-        "numa_cells": [_numa_cell(cell) for cell in root.iterfind("host/topology/cells/cell")],
+        "cpu": host_cpu(root),
+        "numa_cells": [numa_cell(cell) for cell in root.iterfind("host/topology/cells/cell")],
         "hypervisor": _call(connection.getType),
         "hypervisor_version": _version(_call(connection.getVersion)),
         "emulator": guest.findtext("emulator", ""),
@@ -99,11 +109,6 @@ def _guest_element(root: Any, architecture: str) -> Any:
     raise DriverError("libvirt offers no virtual machines here", field="architecture", value=architecture, remedy="install QEMU for it")
 
 
-def _numa_cell(cell: Any) -> dict[str, Any]:
-    kibibytes = int(cell.findtext("memory", "0"))
-    return {"id": int(cell.get("id")), "memory": kibibytes * 1024, "cpus": [int(cpu.get("id")) for cpu in cell.iterfind("cpus/cpu")]}
-
-
 def _read_guests(connection: Any, host: dict[str, Any], virtualization: str) -> dict[str, Any]:
     machine = _PREFERRED_MACHINE if _PREFERRED_MACHINE in host["machines"] else None
     text = _call(connection.getDomainCapabilities, host["emulator"], host["architecture"], machine, virtualization, 0)
@@ -112,6 +117,7 @@ def _read_guests(connection: Any, host: dict[str, Any], virtualization: str) -> 
     root = parse(text)
     return {
         "cpu_models": sorted(model.text for model in root.iterfind("cpu/mode[@name='custom']/model[@usable='yes']")),
+        "guest_cpu_xml": guest_cpu_xml(text),
         "cpu_modes": [mode.get("name") for mode in root.iterfind("cpu/mode[@supported='yes']")],
         "vcpus_max": int(root.find("vcpu").get("max")) if root.find("vcpu") is not None else None,
         "firmware": {
@@ -131,6 +137,7 @@ def _read_guests(connection: Any, host: dict[str, Any], virtualization: str) -> 
 def _untold_guests() -> dict[str, Any]:
     return {
         "cpu_models": None,
+        "guest_cpu_xml": None,
         "cpu_modes": None,
         "vcpus_max": None,
         "firmware": {"uefi": None, "secure_boot": None},

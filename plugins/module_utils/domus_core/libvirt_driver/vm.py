@@ -17,7 +17,7 @@ from ..model.repository import VIRTUAL_DISKS
 from ..model.snapshot import Found
 from ..model.vm import VmSpec, VmState
 from ..model.vm_devices import VncSpec
-from ..planning.steps import CREATE, DELETE, START, SUSPEND, Step
+from ..planning.steps import CREATE, DELETE, KILL, START, SUSPEND, Step
 from ..storage_connect.reach import NotAnswering
 from .bounded import bounded, require_wanted
 from .connection import libvirt, separate, told
@@ -34,7 +34,8 @@ from .vm_writer import change_domain, new_domain
 from .xml_fields import get, parse, serialize
 
 STEP_LIMIT = 60.0
-SAVE_LIMIT = 3600.0
+# Saving takes as long as the disk does; a QEMU that waits for a dead file server takes its time even to die.
+_LIMITS = {SUSPEND: 3600.0, KILL: 150.0}
 
 
 class Vms:
@@ -119,7 +120,7 @@ class Vms:
             with told(f"defining domain {step.key}"):
                 self._create(step, site)
             return
-        limit = SAVE_LIMIT if step.action == SUSPEND else STEP_LIMIT + (patience_of(step.spec) if step.action == "stop" else 0)
+        limit = _LIMITS.get(step.action) or STEP_LIMIT + (patience_of(step.spec) if step.action == "stop" else 0)
         bounded(lambda: self._act_alone(step, site), limit, f"{step.action} of {step.name}")
 
     def _act_alone(self, step: Step, site: str) -> None:

@@ -159,6 +159,7 @@ class Destination:
     filters: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     tls: bool = True
+    post_copy: bool = True
 
 
 def moving_vm(data: Mapping[str, Any]) -> MovingVm:

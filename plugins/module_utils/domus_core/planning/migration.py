@@ -88,6 +88,13 @@ def _check_state(vm: MovingVm, to: Destination, options: MigrationSpec) -> Itera
         yield Unsupported(f"it has {vm.snapshots} snapshots, and libvirt moves none", field="snapshots", remedy="Delete them first: virsh snapshot-list")
     if vm.job:
         yield Busy(f"libvirt is busy with it: {vm.job}", remedy="Wait for that to end, or abort it: virsh domjobabort")
+    if options.post_copy and not to.post_copy:
+        yield Unsupported(
+            "the destination's kernel does not let QEMU fetch memory later",
+            field="post_copy",
+            value=True,
+            remedy="There: sysctl vm.unprivileged_userfaultfd=1 (the role server sets it), or leave it out",
+        )
     if options.post_copy and vm.state == "stopped":
         yield Conflict("a stopped VM has no memory to fetch later", field="post_copy", value=True, remedy="Leave it out")
 

@@ -50,12 +50,12 @@ def plan(site: Site, snapshot: Snapshot) -> Plan:
 
 
 def _ordered(steps: list[Step]) -> list[Step]:
-    """Deletions first, users before what they use; then the rest, what is used before its users. A step twice is one step."""
+    """Deletions first, users before what they use (but for what goes first); then the rest, what is used before its users. A step twice is one step."""
     rank = {kind.name: position for position, kind in enumerate(KINDS)}
     deleted = {(one.kind, one.key) for one in steps if one.action == DELETE}
     leaving = [one for one in steps if (one.kind, one.key) in deleted]
     staying = [one for one in steps if (one.kind, one.key) not in deleted]
-    ordered = sorted(leaving, key=lambda one: -rank[one.kind]) + sorted(staying, key=lambda one: rank[one.kind])
+    ordered = sorted(leaving, key=lambda one: (not one.goes_first, -rank[one.kind])) + sorted(staying, key=lambda one: rank[one.kind])
     return list({(one.action, one.kind, one.key): one for one in ordered}.values())
 
 

@@ -44,6 +44,11 @@ class Step:
     record: Any = None
 
     @property
+    def goes_first(self) -> bool:
+        """Is it to be done before its users go? What hangs on a dead file server can end only once that is taken away."""
+        return self.action == DELETE and bool(getattr(self.spec, "force_unmount", None))
+
+    @property
     def name(self) -> str:
         """What a person calls the object: kind and key."""
         return f"{self.kind} {self.key}"

@@ -18,8 +18,8 @@ from ..libvirt_driver.registry import write_atomically
 from ..libvirt_driver.tools import explain, run
 
 UNITS = "/etc/systemd/system"
-SECONDS = 75.0
-MOUNT_SECONDS = 60
+SECONDS = 105.0
+MOUNT_SECONDS = 90
 KNOCK_SECONDS = 5.0
 MADE_BY = "# Made by Domus, and made anew by it."
 

@@ -43,8 +43,6 @@ def test_maintenance_is_a_mode_with_a_reason(manager: Manager) -> None:
     path = "/api/v1/servers/srv1/maintenance"
     answer = manager.call("PUT", path, json={"enabled": True, "reason": "new memory"})
     assert (answer.status_code, answer.json["maintenance"], answer.json["maintenance_reason"]) == (200, True, "new memory")
-    refused = manager.call("PUT", path, json={"enabled": True, "evacuate": True})
-    assert (refused.status_code, refused.json["code"], refused.json["field"]) == (422, "unsupported", "evacuate")
     assert manager.call("PUT", path, json={"enabled": False}).json["maintenance"] is False
     assert manager.call("PUT", path, json={}).json["field"] == "enabled"
     assert manager.call("PUT", "/api/v1/servers/nobody/maintenance", json={"enabled": True}).status_code == 404

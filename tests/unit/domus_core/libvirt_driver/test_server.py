@@ -83,7 +83,7 @@ def test_a_driver_without_domain_capabilities_leaves_them_open(tmp_path: Path) -
     assert facts["cpus"] == 16
     assert facts["cpu_topology"] == {"sockets": 4, "cores": 2, "threads": 2}
     assert facts["memory"] == 3 * 1024**3
-    assert facts["numa_cells"][1] == {"id": 1, "memory": 4 * 1024**3, "cpus": list(range(8, 16))}
+    assert facts["numa_cells"][1] == {"id": 1, "memory": 4 * 1024**3, "cpus": list(range(8, 16)), "distances": {}}
     assert facts["firmware"] == {"uefi": None, "secure_boot": None}
     assert facts["cpu_models"] is None
     assert facts["libvirt_version"].count(".") == 2
@@ -190,7 +190,9 @@ from domus_core.libvirt_driver.server import read_server
 libvirt.virEventRegisterDefaultImpl()
 threading.Thread(target=lambda: [libvirt.virEventRunDefaultImpl() for _ in iter(int, 1)], daemon=True).start()
 connection = libvirt.open("qemu:///embed?root=" + sys.argv[1])
-print(json.dumps(read_server(connection, virtualization_setting="qemu", state_directory=sys.argv[1])), flush=True)
+facts = read_server(connection, virtualization_setting="qemu", state_directory=sys.argv[1])
+common = [connection.baselineHypervisorCPU(None, None, None, "qemu", [xml], 0) for xml in (facts["cpu"]["xml"], facts["guest_cpu_xml"])]
+print(json.dumps({**facts, "common": common}), flush=True)
 os._exit(0)
 """
 
@@ -215,5 +217,6 @@ def test_real_qemu(short_directory: str) -> None:
     assert facts["devices"]["rng"] is True
     assert "virtio" in facts["devices"]["disk_buses"]
     assert facts["memory"] > facts["memory_free"] > 0
+    assert facts["cpu"]["model"] and all("<model" in text for text in facts["common"])
     installed = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd").exists()
     assert facts["firmware"] == {"uefi": installed, "secure_boot": installed}

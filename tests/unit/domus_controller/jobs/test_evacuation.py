@@ -1,0 +1,211 @@
+"""Evacuation with the real store and fake agents: shown first, refused as a whole, a few at a time, and taken up again after a restart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from domus_controller.jobs.evacuation import evacuate
+from domus_controller.store import jobs, objects, server_states, servers
+from domus_core.errors import DomusError, NoCapacity, NotFound, Refused
+from domus_core.model.migration import Destination, MovingVm
+
+from tests.support.manager_room import ENDED, Room
+
+MIB = 1 << 20
+
+
+class Movers:
+    """The agents' part of migrations: each is done when a test, or `at_once`, says so."""
+
+    def __init__(self, room: Room) -> None:
+        self.room, self.at_once, self.fails, self.bad = room, True, set[str](), set[tuple[str, str]]()
+        self.begun: list[tuple[str, str]] = []
+        room.agents.__dict__.update(
+            _migration_facts=self.facts, _migration_offer=self.offer, _receive_migration=self.receive, _settle_migration=self.settle, _submit=self.submit
+        )
+
+    def facts(self, server_id: str, vm: str, contents: bool = False) -> dict[str, Any]:
+        found = objects.find(self.room.store, "vm", vm)
+        told = MovingVm(found["name"], vm, found["state"], memory=found["spec"]["memory"], virtualization="qemu")
+        return {"vm": json.loads(json.dumps(dataclasses.asdict(told))), "contents": {}}
+
+    def offer(self, server_id: str, vm: Mapping[str, Any]) -> dict[str, Any]:
+        name = next(name for name, id in self.room.servers.items() if id == server_id)
+        virtualization = "xen" if (vm["name"], name) in self.bad else "qemu"
+        offered = Destination(server_id, name, virtualization=virtualization, domain_types=(virtualization,), memory_free=1 << 40)
+        return dict(json.loads(json.dumps(dataclasses.asdict(offered))))
+
+    def receive(self, server_id: str, operation: str, vm: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
+        self.begun.append((vm["name"], next(name for name, id in self.room.servers.items() if id == server_id)))
+        return {"destination": {**self.offer(server_id, vm), "address": ""}, "plan": {}}
+
+    def settle(self, server_id: str, uuid: str, **rest: Any) -> dict[str, Any]:
+        return {"seen": "absent", "open": False, "mark": None, "downtime": 5}
+
+    def submit(self, server_id: str, operation: str, vm: str, **content: Any) -> dict[str, Any]:
+        name = objects.find(self.room.store, "vm", vm)["name"]
+        kept = {"operation": operation, "state": "running", "progress": [], "result": None, "error": None, "mark": None, "vm": vm, "name": name}
+        self.room.agents.operations.setdefault(operation, kept)
+        if self.at_once:
+            self.finish(operation)
+        return self.room.agents.operations[operation]
+
+    def finish(self, operation: str) -> None:
+        """A move is done, and both servers have reported it."""
+        kept = self.room.agents.operations[operation]
+        job = jobs.details(self.room.store, operation)
+        source, to = ({id: name for name, id in self.room.servers.items()}[one] for one in job["servers"])
+        entry: dict[str, Any] = {"kind": "vm", "name": kept["name"], "changed": True, "actions": ["migrate"], "changes": []}
+        if kept["name"] in self.fails:
+            entry.update(changed=False, actions=[], error=DomusError("broke off", object=f"vm {kept['name']}").as_dict())
+        else:
+            add(self.room, kept["name"], to, vm_id=kept["vm"])
+            self.room.forget(source, "vm", kept["name"])
+        state = "failed" if "error" in entry else "succeeded"
+        result = {"objects": [entry], "verdict": {"owner": "source" if "error" in entry else "destination"}}
+        with self.room.agents.news:
+            kept.update(state=state, error=entry.get("error"), result=result)
+            self.room.agents.news.notify_all()
+
+
+def add(room: Room, name: str, server: str, mib: int = 1024, state: str = "running", **more: Any) -> None:
+    """A VM that a server has reported."""
+    known = more.pop("vm_id", str(uuid.uuid5(uuid.NAMESPACE_DNS, name)))
+    before = objects.page(room.store, "vm", filters={"name": name})["items"]
+    spec = before[0]["spec"] if before else {"name": name, "memory": mib * MIB, "cpus": 1, **more}
+    room.tell(server, "vm", spec, id=known, state=state, site="default")
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    made = Room(tmp_path, ("srv1", "srv2", "srv3"))
+    made.hear()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def movers(room: Room) -> Movers:
+    return Movers(room)
+
+
+def item(room: Room, name: str = "srv1") -> dict[str, Any]:
+    return servers.find(room.store, name)
+
+
+def there(room: Room, server: str) -> set[str]:
+    return {vm["name"] for vm in objects.page(room.store, "vm", filters={"server": server})["items"]}
+
+
+def test_a_server_is_emptied_of_what_runs(room: Room, movers: Movers) -> None:
+    for number, name in enumerate("abcd"):
+        add(room, name, "srv1", 512 * (number + 1))
+    add(room, "stopped", "srv1", state="stopped")
+    shown = room.jobs.plan_evacuation(item(room), {})
+    assert shown["possible"] and [move["vm"] for move in shown["moves"]] == ["d", "c", "b", "a"], "the largest first"
+    assert all("least full" in move["reason"] for move in shown["moves"])
+    assert movers.begun == [], "it is only shown"
+    ended = room.ended(evacuate(room.jobs, item(room), by="ann"))
+    assert (ended["state"], ended["error"], ended["changed"]) == ("succeeded", None, True)
+    assert there(room, "srv1") == {"stopped"} and sorted(there(room, "srv2") | there(room, "srv3")) == list("abcd")
+    assert {one["name"]: one["server"] for one in ended["result"]["objects"]}.keys() == set("abcd")
+    lines = [event["data"].get("line", "") for event in jobs.events(room.store, ended["id"], 0)]
+    assert any(line.startswith("vm d moves to") for line in lines) and any("(4 done)" in line for line in lines)
+
+
+def test_it_is_refused_as_a_whole_before_anything_moves(room: Room, movers: Movers) -> None:
+    add(room, "a", "srv1")
+    add(room, "big", "srv1", 9000)
+    add(room, "tagged", "srv1", server_tags=["ssd"])
+    server_states.set_maintenance(room.store, room.servers["srv3"], True, "", "ann")
+    with pytest.raises(Refused) as raised:
+        evacuate(room.jobs, item(room), by="ann")
+    told = str(raised.value)
+    assert "vm big server: no server can take it: srv1: it is there now; srv2: " in told and "srv3: is in maintenance" in told
+    assert "vm tagged" in told and "srv2: lacks tag ssd" in told
+    assert movers.begun == [] and jobs.page(room.store)["items"] == []
+
+
+def test_what_the_agents_refuse_goes_elsewhere(room: Room, movers: Movers) -> None:
+    add(room, "a", "srv1")
+    movers.bad.add(("a", "srv2"))
+    assert [move["server"] for move in room.jobs.plan_evacuation(item(room), {})["moves"]] == ["srv3"]
+    movers.bad.add(("a", "srv3"))
+    move = room.jobs.plan_evacuation(item(room), {})["moves"][0]
+    assert not move["possible"] and "srv2, srv3: can not take it: virtualization: the destination can not run this type of VM" in move["errors"][0]["message"]
+
+
+def test_at_most_so_many_move_at_once_and_anti_affinity_is_kept(room: Room, movers: Movers) -> None:
+    movers.at_once = False
+    for name in "abc":
+        add(room, name, "srv1")
+    add(room, "x", "srv1", anti_affinity=["g"])
+    add(room, "y", "srv2", anti_affinity=["g"])
+    job = evacuate(room.jobs, item(room), by="ann", at_once=2)
+    for _ in range(4):
+        room.until(lambda: any(one["state"] == "running" for one in room.agents.operations.values()))
+        open_ones = [id for id, one in list(room.agents.operations.items()) if one["state"] == "running"]
+        assert len(open_ones) <= 2
+        movers.finish(open_ones[0])
+    assert room.ended(job)["state"] == "succeeded"
+    assert "x" in there(room, "srv3")
+
+
+def test_one_that_fails_stays_and_the_others_go_on(room: Room, movers: Movers) -> None:
+    for name in "abc":
+        add(room, name, "srv1")
+    movers.fails.add("b")
+    ended = room.ended(evacuate(room.jobs, item(room), by="ann"))
+    assert (ended["state"], ended["error"]["message"], ended["changed"]) == ("failed", "broke off", True)
+    assert there(room, "srv1") == {"b"}
+
+
+def test_a_cancelled_one_leaves_what_has_moved(room: Room, movers: Movers) -> None:
+    movers.at_once = False
+    for name in "abc":
+        add(room, name, "srv1")
+    job = evacuate(room.jobs, item(room), by="ann", at_once=1)
+    first = room.until(lambda: next(iter(room.agents.operations), None))
+    movers.finish(first)
+    room.until(lambda: len(room.agents.operations) == 2)
+    room.jobs.cancel(job["id"], by="ben")
+    ended = room.ended(job)
+    assert ended["state"] == "cancelled" and "1 VMs had moved" in ended["error"]["message"]
+    assert len(there(room, "srv1")) == 2 and len(room.agents.operations) == 2
+    assert all(one["state"] in ENDED for one in jobs.moves_of(room.store, job["id"]))
+
+
+def test_it_is_taken_up_again_after_a_restart(room: Room, movers: Movers) -> None:
+    movers.at_once = False
+    for name in "abc":
+        add(room, name, "srv1")
+    job = evacuate(room.jobs, item(room), by="ann", at_once=1)
+    first = room.until(lambda: next(iter(room.agents.operations), None))
+    movers.finish(first)
+    room.until(lambda: len(room.agents.operations) == 2)
+    movers.at_once = True
+    room.restart()
+    for id, one in list(room.agents.operations.items()):
+        if one["state"] == "running":
+            movers.finish(id)
+    assert room.ended(job)["state"] == "succeeded"
+    assert there(room, "srv1") == set() and len(movers.begun) == 3, "none moved twice"
+
+
+def test_a_vm_for_which_no_server_is_named_goes_where_there_is_room(room: Room, movers: Movers) -> None:
+    add(room, "a", "srv1")
+    add(room, "full", "srv2", 7000)
+    ended = room.ended(room.jobs.migrate("a", None, {}, by="ann"))
+    assert ended["state"] == "succeeded" and there(room, "srv3") == {"a"} and "least full" in ended["reason"]
+    add(room, "huge", "srv1", 9000)
+    with pytest.raises(NoCapacity) as raised:
+        room.jobs.migrate("huge", None, {}, by="ann")
+    assert "srv2: " in str(raised.value)
+    with pytest.raises(NotFound):
+        room.jobs.migrate("nobody", None, {}, by="ann")
