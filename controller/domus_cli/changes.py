@@ -39,6 +39,8 @@ def _lines(changed: Iterable[Mapping[str, Any]], tense: str) -> list[Text]:
     lines: list[Text] = []
     for one in changed:
         lines.append(_headline(one, tense))
+        if one.get("placement"):
+            lines.append(Text(f"      placed there: {one['placement']}"))
         lines += [Text(f"      {line}") for line in _fields(one)]
     return lines
 

@@ -144,7 +144,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if wanted and cache and key in self._cache:
             kept = self._cache[key]
             if isinstance(kept, str):
-                return [(name, group, variables) for name, group, variables in json.loads(str(kept))]
+                return list(json.loads(str(kept)))
         try:
             found = list(hosts(self._ask()))
         except DomusError as error:

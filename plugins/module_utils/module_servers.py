@@ -10,7 +10,7 @@ from typing import Any, Optional
 from urllib.parse import quote
 
 from .domus_core.clients.manager import ENDED, ManagerClient
-from .domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable, error_from_dict
+from .domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Refused, Unreachable, error_from_dict
 from .module_manager import manager_of
 
 SERVERS = "/api/v1/servers"
@@ -47,6 +47,8 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
     before, after = (f"maintenance: {str(value).lower()}" for value in (there, wanted))
     if there == wanted and not left:
         return told(False, found, before, after)
+    if check and left:
+        _require_movable(manager, name)
     if not check:
         answer = manager.put(f"{server_path(name)}/maintenance", _maintenance(parameters))
         _wait_for_job(manager, answer, int(parameters["wait_timeout"]))
@@ -54,6 +56,14 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
         if wanted and evacuate and (left := vms_there(manager, name, RUNNING)):
             raise Conflict("VMs run there still", object=f"server {name}", value=", ".join(left), remedy="See why they could not move: domus job list")
     return told(True, found, before, after)
+
+
+def _require_movable(manager: ManagerClient, name: str) -> None:
+    """Raises what is in the way of the VMs that are to move; nothing is moved."""
+    plan = manager.post(f"{server_path(name)}/evacuate?check=true", {})
+    errors = [error_from_dict(move["errors"][0]).located(f"vm {move['vm']}") for move in plan["moves"] if not move["possible"]]
+    if errors:
+        raise Refused(errors) if len(errors) > 1 else errors[0]
 
 
 def _maintenance(parameters: Mapping[str, Any]) -> dict[str, Any]:

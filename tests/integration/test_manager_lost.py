@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from domus_core.clients.agent import AgentClient
 from domus_core.errors import Conflict, Unreachable
 
 from tests.support.private_libvirtd import PrivateLibvirtd
-from tests.support.stack import MANAGER_USER, Stack, free_port
+from tests.support.stack import MANAGER_USER, PASSWORD, Stack, free_port
 from tests.support.stack_faults import agent_client, ended, items
 
 pytestmark = pytest.mark.libvirt
@@ -30,6 +31,7 @@ DOCUMENT = {
         {"name": "elsewhere", "server": "s1", "memory": "16MiB", "state": "running"},
     ],
 }
+RUNBOOK = Path(__file__).parents[2] / "docs/guides/manager-lost.md"
 PASSPHRASE = "a passphrase for the keys\n"
 # What is known of a VM that no other manager may see differently.
 KEPT = ("id", "name", "server", "server_id", "site", "generation", "state", "spec", "recorded", "drift")
@@ -207,3 +209,74 @@ def test_without_the_keys_root_lets_the_new_manager_in_on_each_server(
             client.call("hello")
         with pytest.raises((Unreachable, Conflict)), AgentClient.peek(*place, secrets[number].split(":")[0]) as contact:
             contact.call("hello")
+
+
+class Person:
+    """Somebody who types what the runbook says; the addresses and places of the example are those of the stack."""
+
+    def __init__(self, stack: Stack, directory: Path) -> None:
+        self._stack, self._directory = stack, directory
+        self._changed = {"/root/": f"{directory}/", "/var/backups/domus/": f"{directory}/", "site.yml": f"{directory}/site.yml"}
+        self._changed |= {f"192.0.2.1{number}": address for number, address in enumerate(addresses(stack), 1)}
+        (directory / "domus-passphrase").write_text(PASSPHRASE)
+        (directory / "site.yml").write_text(json.dumps(DOCUMENT))
+
+    def type(self, heading: str) -> dict[str, str]:
+        """Carry out the commands under a heading of the runbook; what each said."""
+        section = RUNBOOK.read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+        blocks = [block.split("```", 1)[0] for block in section.split("```sh\n")[1:]]
+        lines = [line for block in blocks for line in block.splitlines() if line]
+        assert lines, heading
+        return {line: self._carry_out(line) for line in lines}
+
+    def _carry_out(self, line: str) -> str:
+        for there, here in self._changed.items():
+            line = line.replace(there, here)
+        program, *words = shlex.split(line)
+        if program == "systemctl":
+            return self._systemctl(*words)
+        if program == "domus-manager":
+            return root(self._stack, *words)
+        if program == "domus-agent":
+            told = [f"- {address} {self._stack.agent_command(number, *words).split()[-1]}" for number, address in enumerate(addresses(self._stack))]
+            (self._directory / "secrets").write_text("\n".join(told))
+            return ""
+        command = [program] if program == "rm" else [str(self._stack.install / "bin" / program)]
+        done = subprocess.run([*command, *words], env=self._environment(), cwd="/", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _systemctl(self, action: str, *units: str) -> str:
+        """The services of the stack have other names; that of nginx writes its configuration first, as the unit does."""
+        for unit in units:
+            name = unit.removeprefix("domus-")
+            if name in self._stack.processes:
+                self._stack.end(name)
+            if action == "restart":
+                if name == "nginx":
+                    self._stack.command("nginx-conf")
+                self._stack.start(name)
+        if action == "restart":
+            self._stack.wait_until_up()
+            root(self._stack, "reset-password", "--password-stdin", input=PASSWORD + "\n")
+            self._stack.client = self._stack.log_in()
+        return ""
+
+    def _environment(self) -> dict[str, str]:
+        token = (self._stack.client.authorization or "").partition(" ")[2]
+        authority = str(self._stack.manager_directory / "web-ca.pem")
+        return {"PATH": "/usr/bin:/bin", "HOME": str(self._directory), "DOMUS_URL": self._stack.url, "DOMUS_TOKEN": token, "DOMUS_CA": authority}
+
+
+@pytest.mark.parametrize("heading", ["With the keys", "Without the keys"])
+def test_the_runbook_is_right_word_for_word(stack: Stack, private_libvirtd: PrivateLibvirtd, watcher: Watcher, tmp_path: Path, heading: str) -> None:
+    apply(stack)
+    stack.wait_for(lambda: len(known(stack)) == 5, "the VMs and that of libvirt's test driver")
+    before, heard, person = state_of(stack, private_libvirtd), len(watcher.heard()), Person(stack, tmp_path)
+    person.type("Before that day")
+    lose(stack)
+    said = person.type(heading)
+    assert "2 of 2 servers are here" in [text for line, text in said.items() if "rebuild" in line][0]
+    all_is_back(stack, before)
+    assert "s0" in person.type("Is everything back")["domus server list"]
+    assert state_of(stack, private_libvirtd) == before and watcher.heard()[heard:] == []

@@ -151,7 +151,7 @@ def test_a_reinstalled_server_takes_the_place_of_the_old_one(manager: Manager, a
     assert "--replace" in caught.value.remedy
     with pytest.raises(Conflict, match="works still"):
         manager.take(new, replace=True)
-    servers.mark_silent(manager.store, manager.store.now() + 1)
+    manager.store.write(lambda c: c.execute("UPDATE servers SET state = 'offline'").rowcount)
     with pytest.raises(Conflict):  # another fingerprint: everything is as before
         manager.agents.take_over("srv1", "127.0.0.1", new.port, f"{'0' * 64}:{new.invitation()[1]}", replace=True)
     assert [(one["name"], one["id"]) for one in servers.all(manager.store)] == [("srv1", old.server_id)]

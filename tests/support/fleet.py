@@ -17,7 +17,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from domus_agent.config import AgentConfig
 from domus_agent.libvirt_tls import LibvirtTls
 from domus_agent.methods import Methods
 from domus_agent.operations import Operations
-from domus_agent.ownership import Ownership
+from domus_agent.ownership import MANAGER, Caller, Ownership
 from domus_agent.rpc import Door
 from domus_agent.store import AgentStore
 from domus_core.errors import NotFound
@@ -59,6 +59,15 @@ class _Connections:
         raise NotFound("a simulated server has no libvirt", object="libvirt")
 
 
+class _Methods(Methods):
+    """All of an agent's methods; what libvirt would tell for an inventory is made up."""
+
+    def call(self, method: str, parameters: Mapping[str, Any], caller: Caller) -> Any:
+        if method == "inventory" and caller.role == MANAGER:
+            return {"objects": self._store.objects(), "server": FACTS}
+        return super().call(method, parameters, caller)
+
+
 class SimulatedAgent:
     """One server: all of an agent but what looks at libvirt."""
 
@@ -68,7 +77,7 @@ class SimulatedAgent:
         self.ownership = Ownership(config.directory, config.state_directory, self.store)
         self.connections: Any = _Connections()
         self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
-        self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, LibvirtTls(config, self.store))
+        self.methods = _Methods(self.ownership, self.store, self.operations, self.connections, VERSION, LibvirtTls(config, self.store))
         self.vms = [description(self.ownership.server_id, number * vms + one) for one in range(vms)]
         with self.store.transaction():
             for one in self.vms:

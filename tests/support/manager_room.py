@@ -16,11 +16,12 @@ from domus_controller.config import ManagerConfig
 from domus_controller.jobs.jobs import Jobs
 from domus_controller.security.authority import Authority
 from domus_controller.security.sealing import Sealing
-from domus_controller.store import callbacks, jobs, servers
+from domus_controller.store import callbacks, jobs, objects, server_states, servers
 from domus_controller.store.database import Store
-from domus_core.errors import Conflict, DomusError, NotFound, Unreachable
+from domus_core.errors import Conflict, DomusError, Moved, NotFound, Unreachable
 from domus_core.model.document import key_of, parse_document
 from domus_core.model.kinds import KINDS
+from domus_core.version import VERSION
 
 ENDED = {"succeeded", "failed", "cancelled"}
 
@@ -37,6 +38,8 @@ class FakeAgents:
         self.holding = False
         self.fails: Mapping[str, DomusError] = {}
         self.marks: dict[str, int] = {}
+        # Where VMs are by server id: {name: UUID}. Until a test says so, every server has what it is asked for.
+        self.vms: dict[str, dict[str, str]] | None = None
         self.news = threading.Condition()
 
     def call(self, server_id: str, method: str, parameters: Mapping[str, Any], timeout: float = 30) -> Any:
@@ -64,10 +67,13 @@ class FakeAgents:
             return
         objects = [{"kind": kind, "name": key, "changed": True, "actions": ["create"], "changes": []} for kind, key in named(kept["content"])]
         for entry in objects:
+            uuid = (kept["content"].get("existing") or {}).get(entry["name"])
+            if entry["kind"] == "vm" and uuid is not None and self.vms is not None and uuid not in self.vms.get(server_id, {}).values():
+                entry.update(changed=False, actions=[], error=Moved("is not on this server any more", object=f"vm {entry['name']}", value=uuid).as_dict())
             if entry["name"] in self.fails:
                 entry.update(changed=False, actions=[], error=self.fails[entry["name"]].as_dict())
-        failed = any("error" in entry for entry in objects)
-        kept.update(state="failed" if failed else "succeeded", result={"changed": True, "objects": objects}, mark=self.marks.get(server_id))
+        error = next((entry["error"] for entry in objects if "error" in entry), None)
+        kept.update(state="failed" if error else "succeeded", error=error, result={"changed": True, "objects": objects}, mark=self.marks.get(server_id))
 
     def finish(self, operation: str) -> None:
         """Let an operation that is held succeed."""
@@ -98,9 +104,13 @@ class FakeAgents:
         self.revoked.append((server_id, serial))
         return {}
 
-    def _plan(self, server_id: str, document: dict[str, Any], server: str, expected: str | None) -> dict[str, Any]:
+    def _plan(self, server_id: str, document: dict[str, Any], server: str, expected: str | None, existing: Any = None) -> dict[str, Any]:
         objects = [{"kind": kind, "name": key, "changed": True, "actions": ["create"], "changes": []} for kind, key in named({"document": document})]
         return {"changed": True, "check": True, "objects": objects, "fingerprint": self.fingerprints.get(server_id, "same")}
+
+    def _find_vms(self, server_id: str, vms: list[str]) -> dict[str, Any]:
+        there = (self.vms or {}).get(server_id, {}).values()
+        return {"vms": {uuid: {"state": "running", "persistent": True} for uuid in vms if uuid in there}}
 
     def _inventory(self, server_id: str) -> dict[str, Any]:
         return {"objects": [], "server": {}}
@@ -175,6 +185,7 @@ class FakeRunner:
     def _submit(self, server: str, one: Mapping[str, Any], targets: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
         document = json.loads(request["files"][one["document_file"]])
         content = {"operation": one["operation"], "kind": "apply", "document": document, "expected": one["expected"], "check": targets["check"]}
+        content["existing"] = one["existing"]
         try:
             return dict(self.agents.call(server, "submit", content))
         except DomusError as error:
@@ -226,6 +237,31 @@ class Room:
         record = {"seq": number, "at": time.time(), "type": "object", "kind": "vm", "key": name, "id": vm_id, "description": description}
         callbacks.ingest(self.store, server_id, "e1", [record])
         return vm_id
+
+    def hear(self, *names: str, memory: int = 8 << 30, **facts: Any) -> None:
+        """Servers (all, if none is named) that have told what they are, and answer."""
+        told = {"memory": memory, "cpus": 4, **facts}
+        for name in names or tuple(self.servers):
+            self.store.write(lambda connection, one=self.servers[name]: server_states.heard(connection, one, self.store.now(), VERSION, "up", told))
+
+    def tell(self, server: str, kind: str, spec: Mapping[str, Any], **more: Any) -> str:
+        """Have an agent report an object; returns its id."""
+        server_id, key = self.servers[server], str(more.pop("key", spec["name"]))
+        id = str(uuid.uuid5(uuid.UUID(server_id), f"{kind}/{key}"))
+        description = {"kind": kind, "key": key, "id": id, "name": spec["name"], "site": None, "generation": 0, "state": "present", "spec": dict(spec)}
+        description |= {"recorded": None, "running": None, "measured": {}, "fingerprint": "f", "restart_required": [], **more}
+        self._record(server_id, kind, key, description["id"], description)
+        return str(description["id"])
+
+    def forget(self, server: str, kind: str, key: str) -> None:
+        """Have an agent report that an object is gone."""
+        found = objects.find(self.store, kind, key, server)
+        self._record(self.servers[server], kind, key, found["id"], None)
+
+    def _record(self, server_id: str, kind: str, key: str, id: str, description: Any) -> None:
+        number = callbacks.position(self.store, server_id)["acknowledged"] + 1
+        record = {"seq": number, "at": time.time(), "type": "object", "kind": kind, "key": key, "id": id, "description": description}
+        callbacks.ingest(self.store, server_id, "e1", [record])
 
     def until(self, holds: Callable[[], Any], patience: float = 20) -> Any:
         """What `holds` gives once it is true."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 import click
-from domus_core.errors import DomusError
+from domus_core.errors import DomusError, error_from_dict
 
+from ..following import follow
 from ..output import Output, key, moment, size
 from .common import completes, connect, limit_option, listed, with_output
 
@@ -57,6 +58,13 @@ DISCOVERED_FIELDS = [
     *(key(name.replace("_", " "), name) for name in ("address", "port", "fingerprint", "server", "name", "version", "protocols", "host_uuid")),
     *(key(name.replace("_", " "), name) for name in ("owned", "manager", "ours", "known_as")),
     moment("certificate until", "certificate_ends_at"),
+]
+
+
+MOVES = [
+    key("VM", "vm"),
+    key("TO", "server"),
+    ("WHY", lambda move: move["reason"] if move["possible"] else "; ".join(str(error_from_dict(error)) for error in move["errors"])),
 ]
 
 
@@ -130,13 +138,34 @@ def add_command(output: Output, name: str, address: str, port: int, secret_file:
     output.item(server, FIELDS)
 
 
+@server_group.command("evacuate")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.option("--check", is_flag=True, help="Only show where each VM would go, and why; exit code 1 when one of them can not.")
+@click.option("--at-once", type=click.IntRange(1, 64), metavar="N", help="How many move at the same time (default: 2).")
+@click.option("--copy-storage", is_flag=True, help="Copy the disks that lie on storage of the server's own.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for it to be done.")
+@with_output
+def evacuate_command(output: Output, server: str, check: bool, at_once: int | None, copy_storage: bool, no_wait: bool) -> int:
+    """Move the running virtual machines of a server to others, a few at a time; nothing moves when one of them can not."""
+    manager = connect()
+    body = {**({"at_once": at_once} if at_once else {}), **({"copy_storage": True} if copy_storage else {})}
+    if not check:
+        return follow(manager, manager.post(f"{SERVERS}/{server}/evacuate", body), output, wait=not no_wait)
+    plan = manager.post(f"{SERVERS}/{server}/evacuate?check=true", body)
+    if output.for_people:
+        output.rows(plan["moves"], MOVES, empty=f"No VM runs on {plan['server']}.")
+    else:
+        output.data(plan)
+    return 0 if plan["possible"] else 1
+
+
 @server_group.command("maintenance")
 @click.argument("server", shell_complete=completes(SERVERS))
 @click.argument("mode", type=click.Choice(("on", "off")))
 @click.option("--evacuate", is_flag=True, help="Move its VMs to other servers.")
 @click.option("--reason", metavar="TEXT", help="Why; shown with the server.")
 @with_output
-def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, reason: str | None) -> None:
+def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, reason: str | None) -> int:
     """Take a server out of use, or back into use.
 
     In maintenance no VM is placed on it or moved to it; those that are there go on.
@@ -144,11 +173,15 @@ def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, 
     if evacuate and mode == "off":
         raise click.UsageError("--evacuate goes with on")
     body = {"enabled": mode == "on", "evacuate": evacuate, "reason": reason}
-    shown = connect().put(f"{SERVERS}/{server}/maintenance", body)
+    manager = connect()
+    shown = manager.put(f"{SERVERS}/{server}/maintenance", body)
+    if "kind" in shown:
+        return follow(manager, shown, output, wait=True)
     if output.for_people:
         output.say(f"server {shown['name']} is {'in' if shown['maintenance'] else 'out of'} maintenance")
     else:
         output.data(shown)
+    return 0
 
 
 @server_group.command("renew")

@@ -92,7 +92,7 @@ def console_command(vm: str, force: bool) -> None:
 
 @vm_group.command("migrate")
 @click.argument("vm", shell_complete=completes(VMS))
-@click.argument("server", shell_complete=completes("/api/v1/servers"))
+@click.argument("server", required=False, shell_complete=completes("/api/v1/servers"))
 @click.option("--copy-storage", is_flag=True, help="Copy the disks that lie on storage of the source's own.")
 @click.option("--bandwidth", type=click.IntRange(1), metavar="MIB", help="MiB/s at most.")
 @click.option("--downtime", type=click.IntRange(1), metavar="MS", help="Milliseconds it may stand still for the last step (default: 300).")
@@ -102,10 +102,10 @@ def console_command(vm: str, force: bool) -> None:
 @click.option("--check", is_flag=True, help="Only say whether and how it would get there; exit code 1 when it can not.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for it to be done.")
 @with_output
-def migrate_command(output: Output, vm: str, server: str, check: bool, no_wait: bool, **options: Any) -> int:
-    """Move a virtual machine to another server while it runs."""
+def migrate_command(output: Output, vm: str, server: str | None, check: bool, no_wait: bool, **options: Any) -> int:
+    """Move a virtual machine to another server while it runs: the one that is named, else where there is room for it."""
     manager = connect()
-    body = {"server": server, **{name: value for name, value in options.items() if value}}
+    body = {**({"server": server} if server else {}), **{name: value for name, value in options.items() if value}}
     if not check:
         return follow(manager, manager.post(f"{VMS}/{vm}/migrate", body), output, wait=not no_wait)
     told = manager.post(f"{VMS}/{vm}/migrate?check=true", body)
@@ -121,7 +121,7 @@ def _tell_check(vm: str, told: Mapping[str, Any], output: Output) -> None:
         output.say(f"error ({error.get('code', 'error')}): {error_from_dict(error)}")
     plan = told["plan"]
     if plan is None:
-        output.say(f"{vm} can not be moved to {told['server']}.")
+        output.say(f"{vm} can not be moved to {told['server'] or 'any server'}.")
         return
     for warning in plan["warnings"]:
         output.say(f"warning: {warning}")

@@ -77,7 +77,14 @@ class VerbOptions:
 class Migrate(MigrationSpec):
     """Move a VM to another server."""
 
-    server: str | None = attribute(Name(), "Where it is to go: name or id.", example="srv2")
+    server: str | None = attribute(Name(), "Where it is to go: name or id; left out: where there is room for it.", example="srv2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evacuate(MigrationSpec):
+    """Move the VMs of a server that run to other servers."""
+
+    at_once: int | None = attribute(Integer(1, 64), "How many move at the same time.", default=2, example=4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,4 +123,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (Migrate, TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, Evacuate, TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

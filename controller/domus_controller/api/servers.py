@@ -8,9 +8,11 @@ from flask import Response
 
 from ..errors import answered_by_agent
 from ..jobs.evacuation import evacuate
+from ..jobs.migrate_run import options_of
+from ..jobs.moving_out import refusal
 from ..store import server_states, servers
-from .bodies import Adopt, Discover, Maintenance, Renewal, TakeOver
-from .call import Call, answer, page_answer
+from .bodies import Adopt, Discover, Evacuate, Maintenance, Renewal, TakeOver
+from .call import Call, answer, job_answer, page_answer
 
 DEFAULT_PORT = 8899
 # nginx waits for 75 seconds.
@@ -77,10 +79,24 @@ def set_maintenance(call: Call) -> Response:
     """Take a server out of use, or back into use; its VMs go on, unless they are to be moved."""
     wanted = call.body(Maintenance)
     server = servers.find(call.parts.store, call.path["id"])
-    if wanted.evacuate:
-        evacuate(call.parts.jobs, server, by=call.principal.name, reason=wanted.reason or "")
-    server_states.set_maintenance(call.parts.store, server["id"], wanted.enabled, wanted.reason or "", call.principal.name)
+    evacuates, by = bool(wanted.evacuate and wanted.enabled), call.principal.name
+    if evacuates and (refused := refusal(call.parts.jobs.plan_evacuation(server, {})["moves"])) is not None:
+        raise refused
+    server_states.set_maintenance(call.parts.store, server["id"], wanted.enabled, wanted.reason or "", by)
+    if evacuates:
+        return job_answer(call, evacuate(call.parts.jobs, server, by=by, reason=wanted.reason or ""))
     return answer(servers.find(call.parts.store, server["id"]))
+
+
+def evacuate_server(call: Call) -> Response:
+    """Start moving the VMs of a server to others; with `check`, only say where each would go and why."""
+    wanted = call.body(Evacuate) if call.has_body else Evacuate()
+    server = servers.find(call.parts.store, call.path["id"])
+    options = {name: value for name, value in options_of(wanted).items() if name != "at_once"}
+    if call.query["check"]:
+        return answer(call.parts.jobs.plan_evacuation(server, options))
+    reason = call.query["reason"] or ""
+    return job_answer(call, evacuate(call.parts.jobs, server, by=call.principal.name, reason=reason, options=options, at_once=wanted.at_once))
 
 
 def adopt(call: Call) -> Response:

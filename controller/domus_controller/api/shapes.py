@@ -9,7 +9,7 @@ from ..store.servers import STATES
 from .bodies import ROLES
 from .schemas import Schema, reference
 
-JOB_KINDS = ("apply", *VERBS, "migrate")
+JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 SEVERITIES = ("info", "warning", "error")
 TEXT: Schema = {"type": "string"}
@@ -201,6 +201,28 @@ SHAPES: dict[str, Schema] = {
         errors=list_of(ANYTHING),
     ),
     "JobOrPlan": {"anyOf": [reference("Job"), reference("Plan")]},
+    "ServerOrJob": {"anyOf": [reference("Server"), reference("Job")]},
+    "JobOrEvacuation": {"anyOf": [reference("Job"), reference("Evacuation")]},
+    "Evacuation": shape(
+        "Where the VMs of a server would go, the first to move first.",
+        "server possible moves",
+        server=TEXT,
+        server_id=TEXT,
+        possible={**FLAG, "description": "All of them can move."},
+        moves=list_of(
+            shape(
+                "A VM that would move.",
+                "vm possible",
+                vm=TEXT,
+                id=TEXT,
+                server=MAYBE_TEXT,
+                server_id=MAYBE_TEXT,
+                possible=FLAG,
+                reason=TEXT,
+                errors=list_of({"type": "object"}),
+            )
+        ),
+    ),
     "JobOrCheck": {"anyOf": [reference("Job"), reference("MigrationCheck")]},
     "MigrationCheck": shape(
         "Whether and how a VM would get to a server.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from domus_core.documents import load_document
-from domus_core.errors import InvalidSpec
 from flask import Response
 
 from ..jobs.migrate_run import options_of
@@ -57,10 +56,14 @@ def carry_out(verb: str) -> Callable[[Call], Response]:
 def migrate_vm(call: Call) -> Response:
     """Start moving a VM to another server; with `check`, only say whether and how it would get there."""
     vm, wanted = find(call, "vm"), call.body(Migrate)
-    if wanted.server is None:
-        raise InvalidSpec("is missing", object="body", field="server", remedy="Say where it is to go")
     if call.query["check"]:
-        return answer(call.parts.jobs.check_migration(vm["id"], wanted.server, options_of(wanted)))
+        options, server = options_of(wanted), wanted.server
+        if server is None:
+            chosen = call.parts.jobs.choose_destination(vm["id"], options)
+            if not chosen["possible"]:
+                return answer({name: chosen[name] for name in ("server", "server_id", "possible", "errors")} | {"plan": None})
+            server = chosen["server_id"]
+        return answer(call.parts.jobs.check_migration(vm["id"], server, options))
     reason = call.query["reason"] or ""
     return job_answer(call, call.parts.jobs.migrate(vm["id"], wanted.server, options_of(wanted), by=call.principal.name, reason=reason))
 

@@ -9,9 +9,10 @@ from typing import Any, Optional
 
 from domus_core.errors import Cancelled, DomusError, DriverError, NotFound
 
-from ..store import jobs, servers
+from ..store import jobs, requests, servers
 from . import operations
-from .outcome import ENDED, Interrupted, Outcome, Target, TimeIsOver, outcome_of
+from .moved import SecondTry, existing_of, moves_of, targets_after, with_known, with_second_try
+from .outcome import ENDED, Interrupted, Outcome, Status, Target, TimeIsOver, outcome_of
 from .output import JobOutput
 from .runner_client import RunnerConnection
 from .tools import Stopped, Tools, Work
@@ -32,6 +33,8 @@ class ApplyRun:
         self._lock = threading.Lock()
         self._cancelled_by: Optional[str] = None
         self._connection: Optional[RunnerConnection] = None
+        self._second: Optional[SecondTry] = None
+        self._existing: Mapping[str, Mapping[str, str]] = {}
 
     def cancel(self, by: str) -> None:
         """End the runner's job at once, then the operations on the agents."""
@@ -39,6 +42,9 @@ class ApplyRun:
             self._cancelled_by = self._cancelled_by or by
             if self._connection is not None:
                 self._connection.cancel()
+            second = self._second
+        if second is not None:
+            second.cancel()
 
     def stop(self) -> None:
         """The manager ends: so does the runner's job; the next start of the manager settles it."""
@@ -64,6 +70,7 @@ class ApplyRun:
     def _documents(self, names: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """The files that say what each server gets: targets.json, and the documents beside it."""
         options, files, wanted = self._job["options"], {}, {}
+        existing = self._existing = existing_of(self._tools, self._work)
         for number, (server, document) in enumerate(self._work.documents.items(), 1):
             files[f"document-{number}.json"] = json.dumps(document)
             wanted[server] = {
@@ -71,6 +78,7 @@ class ApplyRun:
                 "operation": operations.operation_id(self._job["id"], server),
                 "document_file": f"document-{number}.json",
                 "expected": (options.get("expected") or {}).get(server),
+                "existing": existing[server] if not names[server]["behind"] else None,
             }
         targets = {"job": self._job["id"], "authority": "authority.pem", "certificate": "job.pem", "key": "job.key", "result_file": "result.json"}
         more = {"servers": wanted, "check": self._job["check"], "wait_for_address": options.get("wait_for_address") or 0, "patience": PATIENCE}
@@ -115,7 +123,26 @@ class ApplyRun:
         if open_ones or self._cancelled_by is not None:
             operations.revoke(agents, self._work.documents, serial, until)
         statuses = {server: _final(asked.get(server) or told[server], told.get(server)) for server in self._work.documents}
-        return outcome_of(statuses, names, self._targets, self._reason(end))
+        statuses = {server: with_known(status, self._existing.get(server, ())) for server, status in statuses.items()}
+        settled, targets = self._followed(statuses, names)
+        return outcome_of(settled, names, targets, self._reason(end))
+
+    def _followed(self, statuses: Mapping[str, Status], names: Mapping[str, str]) -> tuple[Mapping[str, Status], frozenset[Target]]:
+        """The same once the VMs that had moved have been followed to where they are; a plan is carried out as it is, or not."""
+        moves = moves_of(statuses)
+        if not moves or self._job["options"].get("expected"):
+            return statuses, self._targets
+        with JobOutput(self._tools.store, self._job["id"]) as output:
+            second = SecondTry(self._tools, self._job, self._work, names, lambda line: output.put("progress", {"line": line}))
+            with self._lock:
+                self._second = None if self._cancelled_by is not None else second
+            if self._second is None:
+                return statuses, self._targets
+            moves, results = second.run(moves)
+        for move in moves:
+            if move.to is not None and not self._job["check"]:
+                requests.move(self._tools.store, str(self._work.document["site"]), "vm", move.name, move.left, move.to)
+        return with_second_try(statuses, moves, results), targets_after(self._targets, moves)
 
     def _reason(self, end: Mapping[str, Any]) -> Optional[DomusError]:
         """Why the job was ended before its time."""

@@ -1,17 +1,163 @@
-"""Evacuation: all VMs of a server moved to others, as one job."""
+"""Evacuation: all VMs of a server that run moved to others, as one job. Each move is a job of its own, so what has moved stays moved.
+
+The job holds nothing but the order: which VMs are still there, and how far the moves have come, stands in the store. A manager that
+was killed finds both there and goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Optional
 
-from domus_core.errors import Unsupported
+from domus_core.errors import Cancelled, Conflict, DomusError, error_from_dict
+from domus_core.model.migration import parse_migration
+
+from ..store import jobs, servers
+from .moving_out import draw_up, refusal, residents_of
+from .outcome import CANCELLED, ENDED, FAILED, SUCCEEDED, Outcome
+from .output import JobOutput
+from .tools import Stopped, Tools
 
 if TYPE_CHECKING:
     from .jobs import Jobs
 
+AT_ONCE = 2
+LOOK_SECONDS = 2.0
 
-def evacuate(jobs: Jobs, server: Mapping[str, Any], *, by: str, reason: str = "") -> dict[str, Any]:
-    """Queue the job that moves the VMs of a server (its item) away. Raises Unsupported: VMs can not be moved yet."""
-    remedy = "Stop its VMs or leave them running, and set maintenance without evacuation"
-    raise Unsupported("its VMs can not be moved to other servers yet", object=f"server {server['name']}", field="evacuate", remedy=remedy)
+Item = dict[str, Any]
+
+
+def plan(tools: Tools, server: Mapping[str, Any], options: Mapping[str, Any]) -> Item:
+    """Where each VM of a server (its item) would go; nothing is changed. Raises Refused for options that contradict each other."""
+    parse_migration(dict(options))
+    moves = draw_up(tools, str(server["id"]), residents_of(tools, str(server["id"])), options)
+    return {"server": server["name"], "server_id": server["id"], "possible": all(move["possible"] for move in moves), "moves": moves}
+
+
+def evacuate(
+    work: Jobs,
+    server: Mapping[str, Any],
+    *,
+    by: str,
+    reason: str = "",
+    options: Optional[Mapping[str, Any]] = None,
+    at_once: Optional[int] = None,
+    relaunch_of: Optional[str] = None,
+) -> Item:
+    """Queue the job that moves the VMs of a server (its item) away. Raises what is in the way of any of them, before anything moves."""
+    found = refusal(work.plan_evacuation(server, options or {})["moves"])
+    if found is not None:
+        raise found
+    told = {"server": server["id"], "migration": dict(options or {}), "at_once": at_once or AT_ONCE}
+    job = {"kind": jobs.EVACUATE, "created_by": by, "reason": reason or f"evacuate {server['name']}", "servers": [server["id"]], "options": told}
+    return work.queue_evacuation({**job, "objects": [{"kind": "server", "name": server["name"]}], "relaunch_of": relaunch_of})
+
+
+class EvacuationRun:
+    """One evacuation; `run` is called once, `cancel` from any thread."""
+
+    def __init__(self, tools: Tools, work: Jobs, job: Mapping[str, Any]) -> None:
+        self._tools, self._work, self._job = tools, work, job
+        self._source = str(job["options"]["server"])
+        self._name = str(servers.find(tools.store, self._source)["name"])
+        self._cancelled = threading.Event()
+        self._cancelled_by: Optional[str] = None
+        self._refused: dict[str, dict[str, Any]] = {}
+
+    def cancel(self, by: str) -> None:
+        """Begin no move any more, and end those under way."""
+        self._cancelled_by = self._cancelled_by or by
+        self._cancelled.set()
+        self._cancel_moves()
+
+    def stop(self) -> None:
+        """The manager ends; the moves go on, and the next start of the manager takes this up."""
+
+    def run(self) -> Outcome:
+        """Move one after the other, a few at once, until nothing is left that can be moved. Raises Stopped when the manager ends."""
+        jobs.start(self._tools.store, self._job["id"])
+        told: set[str] = set()
+        seen = self._tools.store.changed(-1, 0)
+        with JobOutput(self._tools.store, self._job["id"]) as output:
+            while True:
+                moves = jobs.moves_of(self._tools.store, self._job["id"])
+                for line in _news(moves, told):
+                    output.put("progress", {"line": line})
+                if self._cancelled.is_set():
+                    self._cancel_moves()
+                under_way = [move for move in moves if move["state"] not in ENDED]
+                begun = 0 if self._cancelled.is_set() else self._begin(moves, len(under_way), output)
+                if not under_way and not begun:
+                    return self._outcome(moves)
+                if self._tools.stopping.is_set():
+                    raise Stopped
+                seen = self._tools.store.changed(seen, LOOK_SECONDS)
+
+    def _begin(self, moves: Sequence[Item], under_way: int, output: JobOutput) -> int:
+        """Begin as many moves as may be under way at once; return how many."""
+        room = int(self._job["options"]["at_once"]) - under_way
+        tried = {str(move["options"]["vm"]) for move in moves}
+        left = [one for one in residents_of(self._tools, self._source) if one.id not in tried and one.id not in self._refused]
+        if room <= 0 or not left:
+            return 0
+        begun = 0
+        for move in draw_up(self._tools, self._source, left, self._job["options"]["migration"]):
+            if begun >= room or self._cancelled.is_set():
+                break
+            try:
+                if not move["possible"]:
+                    raise error_from_dict(move["errors"][0]).located(f"vm {move['vm']}")
+                self._work.migrate(move["id"], move["server_id"], self._job["options"]["migration"], by=self._job["created_by"], evacuation=self._job["id"])
+                output.put("progress", {"line": f"vm {move['vm']} moves to {move['server']}: {move['reason']}"})
+                begun += 1
+            except DomusError as error:
+                self._refused[move["id"]] = {"name": move["vm"], "error": error.as_dict()}
+                output.put("progress", {"line": f"vm {move['vm']} stays: {error.message}"})
+        # Who was refused just now counts: the next look finds what is left.
+        return begun or (1 if any(one.id in self._refused for one in left) else 0)
+
+    def _cancel_moves(self) -> None:
+        for move in jobs.moves_of(self._tools.store, self._job["id"]):
+            if move["state"] not in ENDED and not move["cancel_requested"]:
+                self._work.cancel(move["id"], by=self._cancelled_by or "")
+
+    def _outcome(self, moves: Sequence[Item]) -> Outcome:
+        names = {str(one["id"]): str(one["name"]) for one in servers.all(self._tools.store)}
+        entries = [_entry(move, names) for move in moves]
+        entries += [
+            {"kind": "vm", "name": one["name"], "server": self._name, "changed": False, "actions": [], "error": one["error"]} for one in self._refused.values()
+        ]
+        errors = [entry["error"] for entry in entries if entry.get("error")]
+        result = {"objects": entries, "servers": {self._name: SUCCEEDED if not errors and not self._cancelled.is_set() else FAILED}}
+        changed = any(entry["changed"] for entry in entries)
+        if self._cancelled.is_set():
+            message = f"was cancelled by {self._cancelled_by}; {sum(entry['changed'] for entry in entries)} VMs had moved, and stay where they are"
+            cancelled = Cancelled(message, object=f"job {self._job['id']}", remedy="Relaunch it to complete it")
+            return Outcome(CANCELLED, changed, cancelled.as_dict(), result)
+        if errors:
+            more = {"errors": errors} if len(errors) > 1 else {}
+            return Outcome(FAILED, changed, {**errors[0], **more}, result)
+        return Outcome(SUCCEEDED, changed, None, result)
+
+
+def _news(moves: Sequence[Item], told: set[str]) -> list[str]:
+    """A line for each move that has ended since."""
+    lines = []
+    done = sum(move["state"] == SUCCEEDED for move in moves)
+    for move in moves:
+        if move["state"] in ENDED and move["id"] not in told:
+            told.add(move["id"])
+            why = f": {move['error']['message']}" if move["error"] else ""
+            lines.append(f"vm {move['objects'][0]['name']} {'has moved' if move['state'] == SUCCEEDED else 'did not move'}{why} ({done} done)")
+    return lines
+
+
+def _entry(move: Item, names: Mapping[str, str]) -> Item:
+    moved = move["state"] == SUCCEEDED
+    where = str(move["servers"][1 if moved else 0])
+    entry = {"kind": "vm", "name": move["objects"][0]["name"], "server": names.get(where, where), "changed": moved, "actions": ["migrate"] if moved else []}
+    if moved:
+        return entry
+    error = move["error"] or Conflict("was not moved", object=f"vm {entry['name']}", remedy=f"domus job show {move['id']}").as_dict()
+    return {**entry, "error": error}

@@ -26,11 +26,14 @@ from ..security.sealing import Sealing
 from ..store import jobs, objects, plans, requests, servers
 from ..store.database import Connection, Store
 from ..store.jobs import MIGRATE
+from . import evacuation as evacuations
 from .apply_run import ApplyRun
 from .documents import asked_of, prepare, targets_of
+from .evacuation import EvacuationRun
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
 from .migrate_run import MigrateRun, check_migration
+from .moving_out import draw_up, refusal, resident
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
 from .planning import make_plan, planned_work
 from .queue import Entry, Queue
@@ -43,7 +46,7 @@ RETRY_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 
 Job = dict[str, Any]
-Run = Union[ApplyRun, VerbRun]
+Run = Union[ApplyRun, VerbRun, EvacuationRun]
 logger = logging.getLogger(__name__)
 
 
@@ -125,15 +128,44 @@ class Jobs:
         """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""
         return check_migration(self._tools, objects.find(self._store, "vm", vm_id), server, options)
 
-    def migrate(self, vm_id: str, server: str, options: Mapping[str, Any], *, by: str, reason: str = "", relaunch_of: Optional[str] = None) -> Job:
-        """Start moving a VM to a server. Raises NotFound, Refused; Conflict when it is there already."""
+    def choose_destination(self, vm_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Where a VM would move for which no server is named: {vm, server, server_id, possible, reason, errors}. Raises NotFound, Refused."""
+        parse_migration(dict(options))
+        vm = objects.find(self._store, "vm", vm_id)
+        return draw_up(self._tools, str(vm["server_id"]), [resident(vm)], options)[0]
+
+    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the VMs of a server (its item) would go; nothing is changed. Raises Refused."""
+        return evacuations.plan(self._tools, server, options)
+
+    def queue_evacuation(self, job: Mapping[str, Any]) -> Job:
+        """Queue an evacuation that is planned; of one server there is one at a time."""
+        return self._create(job, self._tools.config.site, [], frozenset({("server", str(job["objects"][0]["name"]), str(job["servers"][0]))}))
+
+    def migrate(
+        self,
+        vm_id: str,
+        server: Optional[str],
+        options: Mapping[str, Any],
+        *,
+        by: str,
+        reason: str = "",
+        relaunch_of: Optional[str] = None,
+        evacuation: Optional[str] = None,
+    ) -> Job:
+        """Start moving a VM to a server, or to where there is room for it. Raises NotFound, Refused, NoCapacity; Conflict when it is there already."""
+        if server is None:
+            chosen = self.choose_destination(vm_id, options)
+            if (refused := refusal([chosen])) is not None:
+                raise refused
+            server, reason = str(chosen["server_id"]), reason or f"move to {chosen['server']}: {chosen['reason']}"
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
         if there["id"] == vm["server_id"]:
             raise Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=there["name"])
         parse_migration(dict(options))
         site = vm["site"] or self._tools.config.site
         targets = frozenset(("vm", str(vm["key"]), str(one)) for one in (vm["server_id"], there["id"]))
-        told = {"vm": vm["id"], "site": site, "server": there["id"], "migration": dict(options)}
+        told = {"vm": vm["id"], "site": site, "server": there["id"], "migration": dict(options), "evacuation": evacuation}
         job = {"kind": MIGRATE, "created_by": by, "reason": reason or f"move to {there['name']}", "servers": [vm["server_id"], there["id"]], "options": told}
         return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}], "relaunch_of": relaunch_of}, site, [], targets)
 
@@ -158,6 +190,9 @@ class Jobs:
         options = job["options"]
         if job["kind"] == MIGRATE:
             return self.migrate(options["vm"], options["server"], options["migration"], by=by, relaunch_of=job_id)
+        if job["kind"] == jobs.EVACUATE:
+            server, how = servers.find(self._store, options["server"]), {"options": options["migration"], "at_once": options["at_once"]}
+            return evacuations.evacuate(self, server, by=by, reason=job["reason"], relaunch_of=job_id, **how)
         if options.get("verb"):
             return self.verb(options["vm"], options["verb"], by=by, force=options["force"], timeout=options["timeout"], relaunch_of=job_id)
         before = sealed_work(self._tools, job_id)
@@ -230,6 +265,10 @@ class Jobs:
         self._finish(job_id, outcome)
 
     def _carry_out(self, job: Mapping[str, Any], targets: frozenset[Target]) -> Outcome:
+        if job["kind"] == jobs.EVACUATE:
+            evacuation = EvacuationRun(self._tools, self, job)
+            self._remember(job, evacuation)
+            return evacuation.run()
         if job["options"].get("verb") or job["kind"] == MIGRATE:
             verb = (MigrateRun if job["kind"] == MIGRATE else VerbRun)(self._tools, job, targets)
             self._remember(job, verb)

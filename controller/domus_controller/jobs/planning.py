@@ -10,6 +10,7 @@ from domus_core.errors import Conflict, DomusError
 from ..store import plans, servers
 from ..store.database import Connection
 from . import operations
+from .moved import existing_of
 from .tools import Tools, Work
 
 PLAN_SECONDS = 120
@@ -17,11 +18,15 @@ PLAN_SECONDS = 120
 
 def make_plan(tools: Tools, work: Work, by: str) -> dict[str, Any]:
     """Ask all agents at once and store the plan. Raises DomusError only when it can not be stored: what goes wrong on a server is in `errors`."""
-    names = {str(one["id"]): str(one["name"]) for one in servers.all(tools.store)}
+    known = {str(one["id"]): one for one in servers.all(tools.store)}
+    names = {server: str(one["name"]) for server, one in known.items()}
+    existing = existing_of(tools, work)
 
     def ask(server: str) -> dict[str, Any]:
         try:
             parameters = {"document": work.documents[server], "server": names[server], "expected": None}
+            if existing[server] and not known[server]["behind"]:
+                parameters["existing"] = existing[server]
             return dict(tools.agents.call(server, "plan", parameters, timeout=PLAN_SECONDS))
         except DomusError as error:
             return {"objects": [], "error": error.located(f"server {names[server]}").as_dict()}

@@ -10,12 +10,12 @@ from typing import Optional
 
 from domus_core.verbs import VERBS
 
-from ..store.jobs import MIGRATE
+from ..store.jobs import EVACUATE, MIGRATE
 from .outcome import Target
 
 MOST_VERBS = 64
 # What is carried out by agents alone, without a playbook.
-DIRECT = frozenset({*VERBS, MIGRATE})
+DIRECT = frozenset({*VERBS, MIGRATE, EVACUATE})
 IDLE_SECONDS = 60.0
 
 

@@ -18,7 +18,7 @@ from .values import from_json
 # What a network, repository or image must be there for.
 OFFERED = ("network", "repository", "template", "iso", "virtual_disk")
 ASKED = ("cpus", "cpus_max", "memory", "memory_max", "cpu_topology", "server_tags", "anti_affinity", "cpu_group")
-READY = ("online", "running")
+READY = ("running",)
 
 
 def read_fleet(store: Store, *, with_vms: bool = True) -> list[Server]:

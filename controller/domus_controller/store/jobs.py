@@ -16,7 +16,8 @@ QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded"
 UNFINISHED = (QUEUED, RUNNING)
 APPLY = "apply"
 MIGRATE = "migrate"
-KINDS = (APPLY, *VERBS, MIGRATE)
+EVACUATE = "evacuate"
+KINDS = (APPLY, *VERBS, MIGRATE, EVACUATE)
 
 
 def create(connection: Connection, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +76,12 @@ def unfinished(store: Store) -> list[dict[str, Any]]:
     """The jobs that are queued or running, the oldest first, each as `details` gives it."""
     rows = [row for state in UNFINISHED for row in store.rows("SELECT * FROM jobs WHERE state = ? ORDER BY number", (state,))]
     return [_details(row) for row in sorted(rows, key=lambda row: int(row["number"]))]
+
+
+def moves_of(store: Store, evacuation: str) -> list[dict[str, Any]]:
+    """The migrations that an evacuation has begun, the oldest first, each as `details` gives it."""
+    sql = "SELECT * FROM jobs INDEXED BY jobs_kind WHERE kind = ? AND json_extract(options, '$.evacuation') = ? ORDER BY number"
+    return [_details(row) for row in store.rows(sql, (MIGRATE, evacuation))]
 
 
 def start(store: Store, id: str, process: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:

@@ -278,6 +278,18 @@ def locate(store: Store, site: str) -> dict[str, list[str]]:
     return found
 
 
+def identify(store: Store, site: str) -> dict[str, str]:
+    """The UUIDs of the VMs of a site, by name."""
+    rows = store.rows("SELECT name, id FROM objects INDEXED BY objects_place WHERE site = ? AND kind = 'vm' AND deleted IS NULL", (site,))
+    return {row["name"]: row["id"] for row in rows}
+
+
+def vanished(store: Store, site: str) -> dict[str, str]:
+    """The UUIDs of the VMs of a site that are gone though they were asked for, by name."""
+    rows = store.rows("SELECT name, id FROM objects INDEXED BY objects_drifted WHERE kind = 'vm' AND site = ? AND deleted IS NOT NULL AND drifted = 1", (site,))
+    return {row["name"]: row["id"] for row in rows}
+
+
 def drift(store: Store, filters: Optional[dict[str, Any]] = None, limit: int = 100, cursor: Optional[str] = None) -> Page:
     """A page of the objects whose views differ, or that are gone though asked for: {kind, id, name, server, server_id, site, state, restart_required, drift}.
 

@@ -56,7 +56,7 @@ class Group:
     def freeze(self, frozen: bool) -> None:
         """Stop all processes where they are, or let them go on."""
         wanted = "FROZEN" if frozen else "THAWED"
-        old = [state for place in self.places if (state := place / "freezer.state").exists()]
+        old = [Path(directory, "freezer.state") for place in self.places for directory, _, files in os.walk(place) if "freezer.state" in files]
         for state in old:
             state.write_text(wanted)
         if not old:

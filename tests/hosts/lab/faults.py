@@ -38,12 +38,16 @@ class Faults(abc.ABC):
 
     def unplug(self, card: int = 0) -> None:
         """Pull the cable: the card loses its carrier."""
-        self._network.set_carrier(self._port(card), False)
+        self._plug(card, False)
 
     def restore(self, card: int = 0) -> None:
         """Make the network of a card whole again, whatever was done to it."""
         self._network.restore(self._port(card))
-        self._network.set_carrier(self._port(card), True)
+        self._plug(card, True)
+
+    @abc.abstractmethod
+    def _plug(self, card: int, carrier: bool) -> None:
+        """Plug a card's cable in, or pull it."""
 
     # -- processes
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from .cgroups import Group
 from .commands import LabError, run, wait_until
 from .faults import Faults
+from .network import ip
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # A command inside gets these, and nothing of the caller's.
 ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb")
 BOOT_SECONDS = 60.0
+# systemd-nspawn leaves a reboot to whoever started it, and says so by this exit code.
+AGAIN = 'while "$@"; code=$?; [ $code = 133 ]; do :; done; exit $code'
 # What a container may not do, because it would do it to this machine: set the wall clock, load kernel modules.
 MACHINES = ("sys_time", "sys_module")
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -284,11 +287,11 @@ class Container(Host):
         namespace = self.lab.network.connect_container(self.traits.index, self.traits.segments)
         self.group.make()
         command = self.group.command(
-            "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}", f"--machine={self.lab.name}-{self.name}", f"--hostname={self.name}",
+            "sh", "-c", AGAIN, "again", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}",
+            f"--machine={self.lab.name}-{self.name}", f"--hostname={self.name}", f"--uuid={(self.root / 'etc/machine-id').read_text().strip()}",
             "--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=read-only",
-            f"--network-namespace-path={namespace}", f"--uuid={(self.root / 'etc/machine-id').read_text().strip()}",
+            f"--network-namespace-path={namespace}", f"--bind={self.lab.shared}:/srv/shared", "--bind=/dev/net/tun",
             "--capability=all", f"--drop-capability={','.join(f'CAP_{name.upper()}' for name in MACHINES)}",
-            f"--bind={self.lab.shared}:/srv/shared", "--bind=/dev/net/tun",
         )  # fmt: skip
         environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
         with open(self.console, "ab") as console:
@@ -306,6 +309,9 @@ class Container(Host):
         """Let it know the addresses of all hosts of the lab."""
         if os.path.ismount(self.root):
             (self.root / "etc/hosts").write_text(self.lab.hosts_file())
+
+    def _plug(self, card: int, carrier: bool) -> None:
+        ip("link", "set", self._port(card), "up" if carrier else "down")
 
     def fill_disk(self, leave: int = 0) -> None:
         """Make the disk as small as what is on it: every further write fails with ENOSPC. `leave`: bytes that stay free."""

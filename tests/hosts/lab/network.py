@@ -16,7 +16,15 @@ from .commands import LabError, require, run
 Direction = Literal["both", "from", "to"]
 # All labs live in 10.213.0.0/16, a lab in 10.213.NUMBER.0/24.
 PREFIX = "10.213"
+# A lab is an island, also where this machine forwards packets.
 RULES = """
+table inet {table} {{
+    chain forward {{
+        type filter hook forward priority -300;
+        iifname {table} oifname != {table} drop
+        oifname {table} iifname != {table} drop
+    }}
+}}
 table bridge {table} {{
     set silent_from {{ type ifname; }}
     set silent_to {{ type ifname; }}
@@ -64,11 +72,11 @@ class Network:
         bridge = self.bridge(segment)
         if not Path("/sys/class/net", bridge).exists():
             # Without a fixed address it would take a port's, and change it when that host dies.
-            _ip("link", "add", bridge, "address", self.mac(0, segment), "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+            ip("link", "add", bridge, "address", self.mac(0, segment), "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
             Path(f"/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6").write_text("1")
             if segment == 0:
-                _ip("address", "add", f"{self.gateway}/24", "dev", bridge)
-            _ip("link", "set", bridge, "up")
+                ip("address", "add", f"{self.gateway}/24", "dev", bridge)
+            ip("link", "set", bridge, "up")
         if subprocess.run(["nft", "list", "table", "bridge", self.name], capture_output=True, check=False).returncode:
             run("nft", "-f", "-", text=RULES.format(table=self.name))
 
@@ -76,11 +84,11 @@ class Network:
         """A new network namespace with a card eth0, eth1... per segment; returns its path."""
         self.disconnect(host)
         namespace = self.namespace(host)
-        _ip("netns", "add", namespace)
+        ip("netns", "add", namespace)
         for card, segment in enumerate(segments):
             self.ensure(segment)
             port = self.port(host, card)
-            _ip("link", "add", port, "type", "veth", "peer", "name", f"eth{card}", "address", self.mac(host, card), "netns", namespace)
+            ip("link", "add", port, "type", "veth", "peer", "name", f"eth{card}", "address", self.mac(host, card), "netns", namespace)
             self.attach(port, segment)
         return f"/run/netns/{namespace}"
 
@@ -91,24 +99,24 @@ class Network:
         for card, segment in enumerate(segments):
             self.ensure(segment)
             ports.append(self.port(host, card))
-            _ip("tuntap", "add", ports[-1], "mode", "tap")
+            ip("tuntap", "add", ports[-1], "mode", "tap")
             self.attach(ports[-1], segment)
         return ports
 
     def attach(self, port: str, segment: int) -> None:
         """Plug a port into the bridge of its segment."""
         Path(f"/proc/sys/net/ipv6/conf/{port}/disable_ipv6").write_text("1")
-        _ip("link", "set", port, "master", self.bridge(segment), "up")
+        ip("link", "set", port, "master", self.bridge(segment), "up")
 
     def disconnect(self, host: int) -> None:
         """Remove the cards and the namespace of a host, and the cuts in its way."""
         namespace = self.namespace(host)
         if Path("/run/netns", namespace).exists():
-            _ip("netns", "delete", namespace)
+            ip("netns", "delete", namespace)
         for port in self.ports(host):
             self.restore(port)
             with contextlib.suppress(LabError):  # the namespace took it along
-                _ip("link", "delete", port)
+                ip("link", "delete", port)
 
     def ports(self, host: int) -> list[str]:
         """The ports of a host that exist now."""
@@ -124,20 +132,16 @@ class Network:
         pairs = f'{{ "{port}" . "{other}", "{other}" . "{port}" }}'
         run("nft", "add", "element", "bridge", self.name, "parted", pairs)
 
-    def set_carrier(self, port: str, carrier: bool) -> None:
-        """Plug the cable of a port in, or pull it."""
-        _ip("link", "set", port, *(("carrier", "on" if carrier else "off") if _is_tap(port) else ("up" if carrier else "down",)))
-
     def degrade(self, port: str, segment: int, settings: Mapping[str, Mapping[str, float]]) -> None:
         """Put a bad wire (wire.py) between the port and the bridge."""
         self._mend_wire(port)
         outer, inner = self._wire(port)
-        _ip("link", "add", inner, "type", "veth", "peer", "name", outer)
+        ip("link", "add", inner, "type", "veth", "peer", "name", outer)
         for name in (port, outer):
             # The machine itself must not answer what passes here.
-            _ip("link", "set", name, "nomaster", "arp", "off")
+            ip("link", "set", name, "nomaster", "arp", "off")
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-            _ip("link", "set", name, "up")
+            ip("link", "set", name, "up")
         group = self._wire_group(port)
         group.make()
         command = group.command(sys.executable, str(Path(__file__).with_name("wire.py")), port, outer, json.dumps(settings))
@@ -164,9 +168,9 @@ class Network:
         self._wire_group(port).remove()
         for process in self._wires:
             process.poll()
-        _ip("link", "delete", inner)
+        ip("link", "delete", inner)
         if Path("/sys/class/net", port).exists():
-            _ip("link", "set", port, "arp", "on")
+            ip("link", "set", port, "arp", "on")
             self.attach(port, int(segment or 0))
 
     def restore(self, port: str) -> None:
@@ -195,13 +199,11 @@ class Network:
         for name in names:
             if name.startswith(f"{self.name}-") or name == self.name or name.startswith(f"{self.name}s"):
                 with contextlib.suppress(LabError):  # its other end went first
-                    _ip("link", "delete", name)
-        subprocess.run(["nft", "delete", "table", "bridge", self.name], capture_output=True, check=False)
+                    ip("link", "delete", name)
+        for family in ("bridge", "inet"):
+            subprocess.run(["nft", "delete", "table", family, self.name], capture_output=True, check=False)
 
 
-def _is_tap(port: str) -> bool:
-    return Path("/sys/class/net", port, "tun_flags").exists()
-
-
-def _ip(*words: str) -> None:
+def ip(*words: str) -> None:
+    """ip(8)."""
     run("ip", *words)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plugins.module_utils import module_glue, module_servers
-from plugins.module_utils.domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable
+from plugins.module_utils.domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Unreachable, Unsupported
 
 SRV1 = {"id": "1", "name": "srv1", "address": "192.0.2.11", "port": 8899, "state": "running", "maintenance": False, "last_seen": "t0", "version": "1"}
 
@@ -119,6 +119,13 @@ def test_a_server_in_maintenance_may_still_have_vms_to_move(do: Any) -> None:
     manager = Manager({**SRV1, "maintenance": True}, web1="running")
     assert do("server_maintenance", manager, evacuate=True)["changed"] is True
     assert do("server_maintenance", manager, evacuate=True)["changed"] is False
+
+
+def test_check_mode_does_not_guess_whether_vms_can_move(do: Any) -> None:
+    manager = Manager(SRV1, web1="running")
+    with pytest.raises(Unsupported, match="beforehand"):
+        do("server_maintenance", manager, evacuate=True, check=True)
+    assert manager.requests == []
 
 
 def test_of_a_stranger_nothing_can_be_said(do: Any) -> None:

@@ -19,7 +19,8 @@ MEMORY_FACTOR, CPU_RATIO = 1.0, 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Demand:
-    """A VM as placement sees it; memory in bytes, `needs` the objects (kind, key) that must be on its server.
+    """A VM as placement sees it; memory in bytes, `needs` the objects (kind, key) that must be on its server, `avoid` servers (id, reason)
+    that were found out not to do for it.
 
     A VM counts with its memory and vCPUs whether it runs or not: it may be started at any time.
     """
@@ -31,6 +32,7 @@ class Demand:
     anti_affinity: frozenset[str] = frozenset()
     cpu_group: Optional[str] = None
     needs: frozenset[Need] = frozenset()
+    avoid: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,17 @@ def needs_of(spec: Any) -> Iterator[Need]:
     for file in (spec.kernel.kernel, spec.kernel.initrd) if spec.kernel else ():
         if file:
             yield "repository", file.split("/", 1)[0]
+
+
+def needs_to_move(spec: Any) -> Iterator[Need]:
+    """What a VM that exists needs where it moves: what its disks were made from does not matter any more, where they lie does."""
+    for kind, key in needs_of(spec):
+        if kind in ("network", "iso"):
+            yield kind, key
+    for disk in spec.disks or ():
+        for place in (disk.file, disk.virtual_disk):
+            if place:
+                yield "repository", place.split("/", 1)[0]
 
 
 def memory_to_promise(memory: int, spec: Any) -> int:

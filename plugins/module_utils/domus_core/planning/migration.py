@@ -215,7 +215,7 @@ def _check_files(vm: MovingVm, to: Destination, options: MigrationSpec) -> Itera
         found = to.files.get(file.path)
         if not file.bring and found is None:
             yield NotFound(f"its {file.use} is not at the destination", field=file.use, value=file.path, remedy="Put it there, or take it from the VM first")
-        elif not file.bring and not is_shared(file.repository, file.path, "", vm, to) and str(found).split(":")[-1] != str(file.size):
+        elif not file.bring and not is_shared(file.repository, file.path, "", vm, to) and str(found).rsplit(":", maxsplit=1)[-1] != str(file.size):
             yield Conflict(f"its {file.use} is another file at the destination", field=file.use, value=file.path, remedy="Put the same file there")
 
 

@@ -70,7 +70,7 @@ class Planner:
 
     def _permitting(self, vm: Demand) -> list[_Room]:
         """The servers that no lasting rule forbids: worked out once for all VMs that ask for the same."""
-        key = (vm.server_tags, vm.cpu_group, vm.needs)
+        key = (vm.server_tags, vm.cpu_group, vm.needs, vm.avoid)
         if key not in self._permitted:
             self._permitted[key] = [room for room in self._rooms if rule_broken(vm, room.server) is None]
         return self._permitted[key]
@@ -131,6 +131,9 @@ def rule_broken(vm: Demand, server: Server) -> Optional[str]:
     """Why the VM may not be on this server however empty it is; None when it may. Anti-affinity is not looked at."""
     if server.closed is not None:
         return server.closed
+    for avoided, reason in sorted(vm.avoid):
+        if avoided == server.id:
+            return reason
     lacking = sorted(vm.server_tags - server.tags)
     if lacking:
         return f"lacks tag {' and '.join(lacking)}"

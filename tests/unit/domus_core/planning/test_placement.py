@@ -95,14 +95,8 @@ def test_what_a_server_may_promise() -> None:
 
 
 def test_what_a_vm_needs() -> None:
-    vm = {
-        "name": "a",
-        "cpu_topology": {"sockets": 1, "cores": 2, "threads": 2},
-        "memory_max": "2GiB",
-        "server_tags": ["ssd"],
-        "anti_affinity": ["db"],
-        "cpu_group": "g",
-    }
+    vm = {"name": "a", "cpu_topology": {"sockets": 1, "cores": 2, "threads": 2}, "memory_max": "2GiB"}
+    vm |= {"server_tags": ["ssd"], "anti_affinity": ["db"], "cpu_group": "g"}
     vm |= {"disks": [{"name": "r", "template": "t"}, {"name": "s", "repository": "main"}, {"name": "u", "image": "other/i.qcow2"}]}
     vm |= {"nics": [{"name": "n", "network": "lan"}], "cdroms": [{"name": "c", "iso": "i"}], "kernel": {"kernel": "boot/k"}}
     spec = parse_document({"vms": [vm]}).wanted("vm")["a"]

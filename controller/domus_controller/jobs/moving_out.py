@@ -1,0 +1,133 @@
+"""Where VMs can move: the pure plan, made with what the manager knows, and proven with the agents of both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Optional
+
+from domus_core.errors import DomusError, NoCapacity, Refused, error_from_dict
+from domus_core.model.fields import restore
+from domus_core.model.vm import VmSpec
+from domus_core.planning.capacity import Demand, Server, demand_of, needs_to_move
+from domus_core.planning.evacuation import Leaving, plan_evacuation
+
+from ..store import fleet, jobs, objects, servers
+from . import operations
+from .migrate_run import check_migration
+from .tools import Tools
+
+# What lives is moved; what is stopped or saved stays where it is, and can be moved by itself.
+MOVED_STATES = ("running", "paused")
+MOST_ROUNDS = 8
+PAGE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Resident:
+    """A VM on the server that is emptied: its id, and what it needs elsewhere."""
+
+    id: str
+    demand: Demand
+
+
+def residents_of(tools: Tools, server_id: str) -> list[Resident]:
+    """The VMs of a server that are to be moved."""
+    found: list[Resident] = []
+    cursor: Optional[str] = None
+    while True:
+        page = objects.page(tools.store, "vm", PAGE, cursor, {"server": server_id})
+        found += [resident(vm) for vm in page["items"] if vm["state"] in MOVED_STATES]
+        cursor = page["next"]
+        if cursor is None:
+            return found
+
+
+def resident(vm: Mapping[str, Any]) -> Resident:
+    """A VM (its item) as one that is to move."""
+    spec = restore(VmSpec, {name: value for name, value in vm["spec"].items() if name not in ("vnc", "cloud_init")})
+    return Resident(str(vm["id"]), demand_of(spec, frozenset(needs_to_move(spec))))
+
+
+def draw_up(tools: Tools, source: str, vms: Sequence[Resident], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where each VM would go, the first to move first: {vm, id, server, server_id, possible, reason, errors}; nothing is changed.
+
+    A destination that the agents' check refuses for a VM is left out for it, and the plan made anew with that.
+    """
+    known, ids = _movable_among(tools, source), {one.demand.name: one.id for one in vms}
+    reservations = _reservations(tools, known)
+    avoided: dict[str, dict[str, str]] = {name: {} for name in ids}
+    proven: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    planned: tuple[Leaving, ...] = ()
+    for _ in range(MOST_ROUNDS):
+        demands = [dataclasses.replace(one.demand, avoid=frozenset(avoided[one.demand.name].items())) for one in vms]
+        planned = plan_evacuation(demands, known, source, reservations)
+        chosen = [(one.vm, one.to) for one in planned if one.to is not None]
+        asked = [(ids[name], to) for name, to in chosen if (ids[name], to) not in proven]
+        proven.update(_proofs(tools, asked, options))
+        refused = [(name, to) for name, to in chosen if proven[(ids[name], to)]]
+        for name, to in refused:
+            avoided[name][to] = _told(proven[(ids[name], to)])
+        if not refused:
+            break
+    names = {one.id: one.name for one in known}
+    return [_entry(ids[one.vm], one, names, proven) for one in planned]
+
+
+def refusal(moves: Iterable[Mapping[str, Any]]) -> Optional[DomusError]:
+    """Why not all can move; None when they can."""
+    errors = [error_from_dict(move["errors"][0]).located(f"vm {move['vm']}") for move in moves if not move["possible"]]
+    return None if not errors else errors[0] if len(errors) == 1 else Refused(errors)
+
+
+def _movable_among(tools: Tools, source: str) -> list[Server]:
+    """The servers; closed are those whose libvirt does not trust that of the source."""
+    pools = {str(one["id"]): one.get("pool") for one in servers.all(tools.store)}
+    found = []
+    for one in fleet.read_fleet(tools.store):
+        other = one.closed is None and pools.get(one.id) != pools.get(source)
+        found.append(dataclasses.replace(one, closed=f"is in pool {pools.get(one.id)}, not {pools.get(source)}") if other else one)
+    return found
+
+
+def _reservations(tools: Tools, known: Sequence[Server]) -> dict[str, list[Demand]]:
+    """What moves under way have promised to servers."""
+    demands = {vm.name: vm for server in known for vm in server.vms}
+    found: dict[str, list[Demand]] = {}
+    for job in jobs.unfinished(tools.store):
+        if job["kind"] == jobs.MIGRATE:
+            moving = demands.get(str(job["objects"][0]["name"]))
+            if moving is not None:
+                found.setdefault(str(job["options"]["server"]), []).append(moving)
+    return found
+
+
+def _proofs(tools: Tools, moves: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """What both agents say of each move (VM id, server id): the errors, none where it is possible."""
+
+    def prove(key: str) -> list[dict[str, Any]]:
+        id, to = key.split(" ")
+        try:
+            told = check_migration(tools, objects.find(tools.store, "vm", id), to, options)
+        except DomusError as error:
+            return [error.as_dict()]
+        return [] if told["possible"] else list(told["errors"])
+
+    answers = operations.on_each([f"{id} {to}" for id, to in moves], prove)
+    return {(id, to): answers[f"{id} {to}"] for id, to in moves}
+
+
+def _told(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Why a server does not do for a VM, short enough to stand beside the reasons of others."""
+    first = errors[0] if errors else {"message": "refused without a reason"}
+    where = f"{first['field']}: " if first.get("field") else ""
+    return f"can not take it: {where}{first['message']}"
+
+
+def _entry(id: str, one: Leaving, names: Mapping[str, str], proven: Mapping[tuple[str, str], list[dict[str, Any]]]) -> dict[str, Any]:
+    told: dict[str, Any] = {"vm": one.vm, "id": id, "server": None, "server_id": None, "possible": False, "reason": one.reason, "errors": []}
+    if one.to is None:
+        error = one.error or NoCapacity("no server can take it")
+        return {**told, "errors": [error.located(f"vm {one.vm}").as_dict()]}
+    errors = proven.get((id, one.to), [])
+    return {**told, "server": names[one.to], "server_id": one.to, "possible": not errors, "errors": errors}
