@@ -154,8 +154,7 @@ class Vms:
         """Refuse what would hang, in QEMU and in libvirt, for as long as a file server does not answer. Raises NotAnswering."""
         if self.places.may_hang:
             root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-            for path in {path for disk in root.iterfind("devices/disk") if (path := source_of(disk)) is not None}:
-                self.places.reach(path, functools.partial(os.path.exists, path))
+            self.places.require_answering(path for disk in root.iterfind("devices/disk") if (path := source_of(disk)) is not None)
 
     def _create(self, step: Step, site: str) -> None:
         record = VmRecord(step.record, site, generation=1)
