@@ -37,6 +37,7 @@ POLL_SECONDS, IDLE_SECONDS, AGAIN_SECONDS = 0.05, 5.0, 10.0
 GRACE_SECONDS, STANDING_SECONDS = 120.0, 10.0
 MOST_WAIT = 20.0
 FACTS_SECONDS = 30.0
+QEMU_CONF = "/etc/libvirt/qemu.conf"
 
 _log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class Migrations:
         return {"seen": seen, "open": incoming is not None or outgoing is not None, "mark": self._store.mark(), **ended}
 
     def _offer(self, driver: LibvirtDriver, vm: MovingVm) -> dict[str, Any]:
-        address = self._config.migration_address
+        address = self._config.migration_address or _libvirts_migration_host()
         tls = move.is_encrypted(self._config.migration_uri)
         return as_data(
             bounded(lambda: destination_facts(driver, vm, server=self._server_id(), address=address, tls=tls), FACTS_SECONDS, "reading what is here")
@@ -314,6 +315,16 @@ class Migrations:
             data = {"has_it": verdict.owner, "reason": verdict.reason, "destination": record["peer"]["name"]}
             self._store.add_event("vm.migration_settled", {"kind": "vm", "key": vm.name, "id": vm.uuid}, severity, data, record["operation"])
             self.touched([("vm", vm.name), *(("virtual_disk", _disk_key(disk.place)) for disk in vm.disks)])
+
+
+def _libvirts_migration_host(path: str = QEMU_CONF) -> str:
+    """The address that libvirt would name for the memory of VMs that come (the role server sets it), or nothing."""
+    with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+        for line in file:
+            name, dummy, value = line.partition("=")
+            if name.strip() == "migration_host":
+                return value.split("#")[0].strip().strip('"')
+    return ""
 
 
 def _disk_key(place: str) -> str:
