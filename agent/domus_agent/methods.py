@@ -199,7 +199,7 @@ class Methods:
         return self._migrations_of().receive(**parameters)
 
     def _settle_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
-        return self._migrations_of().settle(parameters["uuid"], parameters["discard"], parameters["wait"])
+        return self._migrations_of().settle(**parameters)
 
     def _migrations_of(self) -> Migrations:
         if self.migrations is None:
@@ -242,7 +242,8 @@ METHODS: dict[str, Method] = {
     "migration_offer": Method(Methods._migration_offer, parameters={"vm": Parameter((dict,))}),
     "receive_migration": Method(Methods._receive_migration, parameters={**_OPERATION, **_RECEIVE}),
     "settle_migration": Method(
-        Methods._settle_migration, parameters={"uuid": _TEXT, "discard": Parameter((bool,), False), "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT)}
+        Methods._settle_migration,
+        parameters={"uuid": _TEXT, "discard": Parameter((bool,), False), "wait": Parameter(_NUMBER, 0.0, LONGEST_WAIT), "there": _MAYBE_TEXT},
     ),
     "adopt": Method(Methods._adopt, parameters={"vms": Parameter((list, type(None)), None), "site": Parameter((str,), DEFAULT_SITE)}),
 }

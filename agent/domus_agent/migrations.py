@@ -37,6 +37,7 @@ POLL_SECONDS, IDLE_SECONDS, AGAIN_SECONDS = 0.05, 5.0, 10.0
 GRACE_SECONDS, STANDING_SECONDS = 120.0, 10.0
 MOST_WAIT = 20.0
 FACTS_SECONDS = 30.0
+QEMU_CONF = "/etc/libvirt/qemu.conf"
 
 _log = logging.getLogger(__name__)
 
@@ -117,13 +118,19 @@ class Migrations:
                 self._expect(moving, plan, lock.pop_all())
         return {"destination": told, "plan": plan.as_dict()}
 
-    def settle(self, uuid: str, discard: bool, wait: float) -> dict[str, Any]:
-        """What is to be seen of the VM here, after at most `wait` seconds of waiting for it to be settled; `discard`: it does not come."""
+    def settle(self, uuid: str, discard: bool, wait: float, there: Optional[str]) -> dict[str, Any]:
+        """What is to be seen of the VM here, after at most `wait` seconds of waiting for it to be settled.
+
+        `discard`: it does not come. `there`: what the manager sees of it at the destination, which this server may not reach.
+        """
         deadline = time.monotonic() + min(wait, MOST_WAIT)
         while True:
             with self._connections.driver() as driver:
                 if discard and move.look(driver.connection, uuid, arriving=True) == planning.ABSENT:
                     self._discard(driver, uuid)
+                outgoing = driver.registry.read(move.OUTGOING, uuid) if there else None
+                if outgoing is not None:
+                    self._settle_one(driver, outgoing, there)
                 told = self._told(driver, uuid)
             if not told["open"] or time.monotonic() >= deadline:
                 return told
@@ -139,7 +146,7 @@ class Migrations:
         return {"seen": seen, "open": incoming is not None or outgoing is not None, "mark": self._store.mark(), **ended}
 
     def _offer(self, driver: LibvirtDriver, vm: MovingVm) -> dict[str, Any]:
-        address = self._config.migration_address
+        address = self._config.migration_address or _libvirts_migration_host()
         tls = move.is_encrypted(self._config.migration_uri)
         return as_data(
             bounded(lambda: destination_facts(driver, vm, server=self._server_id(), address=address, tls=tls), FACTS_SECONDS, "reading what is here")
@@ -294,20 +301,30 @@ class Migrations:
                 if not self._end:
                     self._news.wait_for(lambda: self._end, AGAIN_SECONDS)
 
-    def _settle_one(self, driver: LibvirtDriver, record: Mapping[str, Any]) -> None:
+    def _settle_one(self, driver: LibvirtDriver, record: Mapping[str, Any], there: Optional[str] = None) -> None:
         vm = moving_vm(record["vm"])
         with contextlib.suppress(Busy), driver.locked([("vm", vm.name)], [], patience=0.0):
             now = driver.registry.read(move.OUTGOING, vm.uuid)
             if now is None:
                 return
-            outcome = move.go_on(driver, now, lambda line: None, lambda: self._end)
+            verdict = move.settle_outgoing(driver, now, there) if there else move.go_on(driver, now).verdict
             if driver.registry.read(move.OUTGOING, vm.uuid) is not None:
                 return
-            _log.info("vm %s: %s", vm.name, outcome.verdict.reason)
-            severity = "info" if outcome.verdict.owner in (planning.SOURCE, planning.DESTINATION) else "error"
-            data = {"has_it": outcome.verdict.owner, "reason": outcome.verdict.reason, "destination": record["peer"]["name"]}
+            _log.info("vm %s: %s", vm.name, verdict.reason)
+            severity = "info" if verdict.owner in (planning.SOURCE, planning.DESTINATION) else "error"
+            data = {"has_it": verdict.owner, "reason": verdict.reason, "destination": record["peer"]["name"]}
             self._store.add_event("vm.migration_settled", {"kind": "vm", "key": vm.name, "id": vm.uuid}, severity, data, record["operation"])
             self.touched([("vm", vm.name), *(("virtual_disk", _disk_key(disk.place)) for disk in vm.disks)])
+
+
+def _libvirts_migration_host(path: str = QEMU_CONF) -> str:
+    """The address that libvirt would name for the memory of VMs that come (the role server sets it), or nothing."""
+    with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+        for line in file:
+            name, dummy, value = line.partition("=")
+            if name.strip() == "migration_host":
+                return value.split("#")[0].strip().strip('"')
+    return ""
 
 
 def _disk_key(place: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import hmac
 import json
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
@@ -67,15 +68,16 @@ class Ownership:
         self._request: Optional[str] = None
         self._renewing: Optional[tuple[str, str]] = None
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        self._identity: dict[str, Any] = self._load()
-        with contextlib.suppress(OSError, DomusError):  # on a full disk the files are in place at least; the next switch asks again
-            self._complete()
-            self._mark()
-        self._rescue: Optional[Rescue] = None
-        self._revoked = self._load_revoked()
-        if not self.owned and not os.path.exists(self._path("secret")):
-            self._become_free()
-        self.context = self._server_context()
+        with _alone(self.directory):  # an agent that starts and `domus-agent secret` would else make a key each
+            self._identity: dict[str, Any] = self._load()
+            with contextlib.suppress(OSError, DomusError):  # on a full disk the files are in place at least; the next switch asks again
+                self._complete()
+                self._mark()
+            self._rescue: Optional[Rescue] = None
+            self._revoked = self._load_revoked()
+            if not self.owned and not os.path.exists(self._path("secret")):
+                self._become_free()
+            self.context = self._server_context()
 
     @property
     def server_id(self) -> str:
@@ -413,6 +415,17 @@ class Ownership:
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(self._path(name))
+
+
+@contextlib.contextmanager
+def _alone(directory: str) -> Iterator[None]:
+    """Only one process at a time makes the first identity of a server."""
+    lock = os.open(f"{directory}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def read_identity(directory: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Fleet:
             self.take_over(host)
         self.stack.wait_for(lambda: _require(all(one["state"] in ("online", "running") for one in self.servers())), "the servers' first callbacks")
         for host in hosts:
-            self.stack.wait_for(lambda host=host: _require(":16514" in host.run("ss", "-ltn")), f"libvirt's TLS port on {host.name}")
+            self.stack.wait_for(lambda host=host: _listens_for_tls(host), f"libvirt's TLS port on {host.name}")
 
     def servers(self) -> list[dict[str, Any]]:
         """All servers."""
@@ -106,3 +106,7 @@ def _require(condition: bool) -> bool:
 def _require_state(job: dict[str, Any]) -> dict[str, Any]:
     assert job["state"] in ("succeeded", "failed", "cancelled"), job["state"]
     return job
+
+
+def _listens_for_tls(host: Host) -> None:
+    assert ":16514" in host.run("ss", "-ltn"), host.journal("domus-agent")[-1000:]

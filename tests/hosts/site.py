@@ -44,25 +44,14 @@ class Site:
 
     def play(self, name: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run a playbook of the collection, however it ends."""
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "DOMUS_"))},
-            "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".collections"),
-            "ANSIBLE_HOME": str(self.directory / "ansible"),
-            "ANSIBLE_NOCOLOR": "true",
-            "ANSIBLE_PIPELINING": "true",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        command = ["ansible-playbook", "-i", str(self.inventory), str(CHECKOUT / "playbooks" / f"{name}.yml"), "-e", json.dumps(variables), *options]
-        return subprocess.run(
-            command, env=environment, cwd=self.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PLAYBOOK_SECONDS, check=False
-        )
+        return run_playbook(self.directory, self.inventory, CHECKOUT / "playbooks" / f"{name}.yml", "-e", json.dumps(variables), *options)
 
     def done(self, name: str, *options: str, **variables: Any) -> dict[str, int]:
         """Run a playbook that must succeed; return how many tasks have changed something, by host."""
         run = self.play(name, *options, **variables)
         assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
         assert PASSWORD not in run.stdout + run.stderr
-        return {host: int(changed) for host, changed in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", run.stdout, re.MULTILINE)}
+        return changes(run.stdout)
 
     def client(self) -> ManagerClient:
         """A client of the manager with a token of the administrator."""
@@ -73,3 +62,36 @@ class Site:
     def servers(self) -> dict[str, str]:
         """The states of the manager's servers by name."""
         return {one["name"]: one["state"] for one in self.client().pages("/api/v1/servers")}
+
+
+def run_playbook(directory: Path, inventory: Path, playbook: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run ansible-playbook as an administrator would, with nothing of this process' own settings, however it ends."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "DOMUS_"))},
+        "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".collections"),
+        "ANSIBLE_HOME": str(directory / "ansible"),
+        "ANSIBLE_NOCOLOR": "true",
+        "ANSIBLE_PIPELINING": "true",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    command = ["ansible-playbook", "-i", str(inventory), str(playbook), *options]
+    return subprocess.run(
+        command, env=environment, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PLAYBOOK_SECONDS, check=False
+    )
+
+
+def changes(output: str) -> dict[str, int]:
+    """How many tasks have changed something, by host, from what ansible-playbook wrote."""
+    return {host: int(changed) for host, changed in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", output, re.MULTILINE)}
+
+
+def play_on(lab: Lab, directory: Path, hosts: Sequence[Host], variables: dict[str, dict[str, Any]], *roles: str) -> dict[str, int]:
+    """Run roles on hosts of the lab, which must succeed, with variables by host; return how many tasks have changed something, by host."""
+    known = json.loads(lab.inventory.read_text())["all"]
+    all_hosts = known["children"]["servers"]["hosts"]
+    chosen = {host.name: {**all_hosts[host.name], **variables.get(host.name, {})} for host in hosts}
+    (directory / "inventory.yml").write_text(json.dumps({"all": {"vars": known["vars"], "children": {"servers": {"hosts": chosen}}}}))
+    (directory / "play.yml").write_text(json.dumps([{"hosts": "servers", "gather_facts": False, "roles": list(roles)}]))
+    run = run_playbook(directory, directory / "inventory.yml", directory / "play.yml")
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    return changes(run.stdout)

@@ -92,7 +92,7 @@ def test_unplug(host: Host, observer: Host) -> None:
         assert not reaches(observer, host)
     finally:
         host.restore()
-    assert host.shell(until("[ $(cat /sys/class/net/eth0/carrier) = 1 ]")) == "1"
+    host.shell(until("[ $(cat /sys/class/net/eth0/carrier) = 1 ]"))
     assert host.attempt("ping", "-c1", "-w10", observer.address).code == 0
 
 

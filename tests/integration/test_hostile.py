@@ -220,7 +220,7 @@ def test_a_name_that_a_tool_could_misread_is_refused(name: str) -> None:
 def test_no_argument_of_a_tool_begins_with_what_a_user_wrote(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also not in a repository whose path is as odd as paths can be."""
     seen: list[list[str]] = []
-    real = subprocess.run
+    real = subprocess.Popen
 
     def spy(command: list[str], **options: Any) -> Any:
         seen.append(list(command))
@@ -229,9 +229,9 @@ def test_no_argument_of_a_tool_begins_with_what_a_user_wrote(lab: Lab, monkeypat
 
     odd = lab.directory / "-o fault,file=x:y;$(touch fault)'\"&<é%s{}"
     document = base(lab, repositories=[{"name": "main", "path": str(odd)}])
-    monkeypatch.setattr(tools.subprocess, "run", spy)
     lab.apply(document)
-    real(["qemu-img", "create", "-q", "-f", "qcow2", str(odd / "Templates" / "fault.qcow2"), "1M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(odd / "Templates" / "fault.qcow2"), "1M"], check=True)
+    monkeypatch.setattr(tools.subprocess, "Popen", spy)
     disks = [
         {"name": "fault-thin", "image": "main/fault.qcow2", "clone": "thin"},
         {"name": "fault-full", "image": "main/fault.qcow2", "clone": "full", "size": "2MiB"},

@@ -214,6 +214,8 @@ class Room:
         self.servers = {name: str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in names}
         for name, server_id in self.servers.items():
             servers.add(self.store, {"id": server_id, "name": name, "address": "192.0.2.1", "port": 8899, "serial": "1"})
+        # An agent numbers one record after the other.
+        self._recording = threading.Lock()
         self.jobs = self._make()
         self.jobs.start()
 
@@ -259,9 +261,10 @@ class Room:
         self._record(self.servers[server], kind, key, found["id"], None)
 
     def _record(self, server_id: str, kind: str, key: str, id: str, description: Any) -> None:
-        number = callbacks.position(self.store, server_id)["acknowledged"] + 1
-        record = {"seq": number, "at": time.time(), "type": "object", "kind": kind, "key": key, "id": id, "description": description}
-        callbacks.ingest(self.store, server_id, "e1", [record])
+        with self._recording:
+            number = callbacks.position(self.store, server_id)["acknowledged"] + 1
+            record = {"seq": number, "at": time.time(), "type": "object", "kind": kind, "key": key, "id": id, "description": description}
+            callbacks.ingest(self.store, server_id, "e1", [record])
 
     def until(self, holds: Callable[[], Any], patience: float = 20) -> Any:
         """What `holds` gives once it is true."""

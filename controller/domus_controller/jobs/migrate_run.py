@@ -28,6 +28,8 @@ SETTLE_SECONDS = 120.0
 ASK_SECONDS = 3.0
 # An operation that ended so without a verdict may have moved the VM all the same.
 UNCERTAIN = ("interrupted", "unreachable", "not_found", "driver_error", "busy")
+# What the destination is seen to have does not change by itself, so the source may be told.
+SETTLED_THERE = (planning.ABSENT, planning.RUNS, planning.DEFINED)
 NOT_SEEN = {"seen": planning.SILENT, "open": True}
 
 
@@ -93,7 +95,7 @@ class MigrateRun(VerbRun):
                 return self._by_asking(error, output)
             told = status.get("error") or {}
             if (status.get("result") or {}).get("verdict") or told.get("code") not in UNCERTAIN:
-                return self._both(status)
+                return self._both(status, output)
             if told["code"] != "interrupted":
                 return self._by_asking(error_from_dict(told), output)
             output.put("progress", {"line": "the source's agent was restarted; libvirt goes on with it"})
@@ -113,9 +115,11 @@ class MigrateRun(VerbRun):
         except Unreachable:
             return {"state": "running"}
 
-    def _both(self, status: dict[str, Any]) -> dict[str, Any]:
+    def _both(self, status: dict[str, Any], output: JobOutput) -> dict[str, Any]:
         """The source's word, completed by the destination's."""
         verdict = (status.get("result") or {}).get("verdict") or {}
+        if verdict.get("owner") == planning.UNKNOWN:
+            return self._by_asking(error_from_dict(status.get("error") or {}), output)
         arrived = verdict.get("owner") == planning.DESTINATION
         there = self._settle(self._to, discard=not arrived, until_settled=arrived)
         if arrived:
@@ -127,7 +131,8 @@ class MigrateRun(VerbRun):
         """Nobody can say any more how the operation ended: what both servers see does."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            here, there = self._settle(self._server), self._settle(self._to)
+            there = self._settle(self._to)
+            here = self._settle(self._server, there=there["seen"] if there["seen"] in SETTLED_THERE else None)
             verdict = planning.settle(here["seen"], there["seen"])
             moving = planning.MOVING in (here["seen"], there["seen"])
             settled = verdict.final and not here["open"]
@@ -161,12 +166,12 @@ class MigrateRun(VerbRun):
         result = {"objects": [entry], "verdict": dataclasses.asdict(verdict)}
         return {"state": SUCCEEDED if arrived else "failed", "result": result, "error": entry.get("error"), "progress": []}
 
-    def _settle(self, server: str, *, discard: bool = False, until_settled: bool = False) -> dict[str, Any]:
+    def _settle(self, server: str, *, discard: bool = False, until_settled: bool = False, there: Optional[str] = None) -> dict[str, Any]:
         """What a server sees of the VM; a server that does not answer sees nothing."""
         wait = 20.0 if until_settled else ASK_SECONDS if discard else 0.0
         try:
-            asked = {"uuid": self._vm, "discard": discard, "wait": wait}
-            return dict(self._tools.agents.call(server, "settle_migration", asked, timeout=wait + 10.0))
+            asked = {"uuid": self._vm, "discard": discard, "wait": wait, "there": there}
+            return dict(self._tools.agents.call(server, "settle_migration", asked, timeout=wait + 20.0))
         except DomusError:
             return dict(NOT_SEEN)
 

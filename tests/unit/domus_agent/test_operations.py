@@ -77,7 +77,7 @@ class Bench:
 
 def content(name: str = "lan", **changes: Any) -> dict[str, Any]:
     document = {"networks": [{"name": name, "mode": "isolated"}]}
-    return {"document": document, "server": None, "expected": None, "check": False, "wait_for_address": 0.0, "patience": 1.0, **changes}
+    return {"document": document, "server": None, "expected": None, "existing": None, "check": False, "wait_for_address": 0.0, "patience": 1.0, **changes}
 
 
 @pytest.fixture

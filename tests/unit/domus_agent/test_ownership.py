@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,3 +252,11 @@ def test_a_renewal_that_a_power_cut_ended_leaves_a_key_and_its_certificate(bench
     own = bench.again()  # would raise if key and certificate did not belong together
     assert bench.file("certificate.pem").read_text() == (certificate if done > 2 else before)
     assert own.manager == ID
+
+
+def test_two_that_start_at_once_make_one_identity(tmp_path: Path) -> None:
+    code = "import sys; from domus_agent.ownership import Ownership; from domus_agent.store import AgentStore;"
+    code += "print(Ownership(sys.argv[1], sys.argv[1] + '/state', AgentStore(sys.argv[1])).invitation())"
+    running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for dummy in range(6)]
+    assert len({one.communicate(timeout=60)[0] for one in running}) == 1
+    assert all(one.returncode == 0 for one in running)

@@ -15,7 +15,7 @@ from plugins.module_utils.domus_core.model.fields import Object, Objects, fields
 from plugins.module_utils.domus_core.model.kind import Kind
 from plugins.module_utils.domus_core.model.kinds import BY_NAME, KINDS
 
-PYTHON_TYPES = {"str": str, "int": int, "bool": bool, "list": list, "dict": dict}
+PYTHON_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
 
 
 def with_examples(spec: type) -> dict[str, Any]:

@@ -147,6 +147,8 @@ def remove(path: str) -> None:
 
 
 def _refuse_used(path: str) -> None:
+    if os.path.islink(path):  # it goes, what it leads to stays
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if _is_locked(descriptor, *_QEMU_BYTES):

@@ -54,7 +54,7 @@ def look(connection: Any, uuid: str, *, arriving: bool) -> str:
         if not domain.isActive():
             return planning.DEFINED
         state, reason = domain.state()
-        busy = domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+        busy = _is_busy(domain)
         persistent = bool(domain.isPersistent())
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
@@ -63,6 +63,16 @@ def look(connection: Any, uuid: str, *, arriving: bool) -> str:
             return look(connection, uuid, arriving=arriving)
         raise translate(error, "looking at the VM") from None
     return _word(state, reason, busy, persistent, arriving)
+
+
+def _is_busy(domain: Any) -> bool:
+    """Is libvirt at it? What comes in has no statistics while the source's are the ones that count."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            return True
+        raise
 
 
 def _word(state: int, reason: int, busy: bool, persistent: bool, arriving: bool) -> str:
@@ -407,15 +417,18 @@ def reconnect(driver: LibvirtDriver) -> None:
             old.close()
 
 
-def settle_outgoing(driver: LibvirtDriver, record: Mapping[str, Any]) -> Verdict:
-    """Look at both servers and do the source's part of what follows; the record goes once that is done. Raises Unreachable, DriverError."""
+def settle_outgoing(driver: LibvirtDriver, record: Mapping[str, Any], told_there: Optional[str] = None) -> Verdict:
+    """Look at both servers and do the source's part of what follows; the record goes once that is done. Raises Unreachable, DriverError.
+
+    `told_there` is what somebody else sees at the destination, for a source that can not reach it.
+    """
     vm, uri = moving_vm(record["vm"]), str(record["peer"]["uri"])
     own = look(driver.connection, vm.uuid, arriving=False)
     if own == planning.HALTED and vm.state == "paused":
         own = planning.RUNS  # somebody paused it before: it stands because that is wanted
     # that libvirt's call ended well is proof enough, and saves asking
     proven = own == planning.ABSENT and record.get("succeeded")
-    there = planning.RUNS if proven else look_there(uri, vm.uuid, arriving=True)
+    there = planning.RUNS if proven else told_there or look_there(uri, vm.uuid, arriving=True)
     if own == planning.RUNS and record["halted"] and there == planning.SILENT and vm.state == "running":
         _hold(driver, vm)
         own = planning.HALTED

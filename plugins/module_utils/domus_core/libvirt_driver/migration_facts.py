@@ -53,6 +53,7 @@ def source_facts(driver: LibvirtDriver, name_or_uuid: str) -> MovingVm:
         libvirt_version, hypervisor_version = _version(connection.getLibVersion()), _version(connection.getVersion())
         host_cpu = parse(connection.getCapabilities()).find("host/cpu")
     record = read_record(defined)
+    places.require_answering(path for root in (live, defined) for disk in root.iterfind("devices/disk") if (path := source_of(disk)) is not None)
     disks = tuple(_disks(live, defined, record or VmRecord(), places))
     files = tuple(_files(live, defined, record, state, places))
     used = ({one.repository for one in disks} | {one.repository for one in files}) - {""}
@@ -96,6 +97,7 @@ def source_facts(driver: LibvirtDriver, name_or_uuid: str) -> MovingVm:
 def destination_facts(driver: LibvirtDriver, vm: MovingVm, *, server: str = "", name: str = "", address: str = "", tls: bool = True) -> Destination:
     """What this server is for that VM."""
     connection, places = driver.connection, driver.known_places()
+    places.require_answering([*(disk.path for disk in vm.disks), *(file.path for file in vm.files)])
     with told("reading what the destination is"):
         host = read_server(connection, virtualization_setting="auto", state_directory=driver.state_directory)
         networks = {network.name(): bool(network.isActive()) for network in connection.listAllNetworks(0)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional
 
 from ..errors import NotFound
@@ -55,6 +56,11 @@ class Places:
         """What a short call that touches the file at this path returns. Raises what it raises, and NotAnswering."""
         repository = self.holding(path)
         return call() if repository is None else self._storage.reach(repository, call)
+
+    def require_answering(self, paths: Iterable[str]) -> None:
+        """Refuse at once what would hang on a file server that does not answer. Raises NotAnswering."""
+        for root in {directory_of(repository) or "" for path in paths if (repository := self.holding(path)) is not None and is_shared(repository)}:
+            self.reach(f"{root}/", functools.partial(os.path.exists, root))
 
     def work(self, path: str, call: Callable[[], Any]) -> Any:
         """The same for a call that changes files and may take its time."""

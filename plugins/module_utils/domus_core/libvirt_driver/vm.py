@@ -34,8 +34,9 @@ from .vm_writer import change_domain, new_domain
 from .xml_fields import get, parse, serialize
 
 STEP_LIMIT = 60.0
-# Saving takes as long as the disk does; a QEMU that waits for a dead file server takes its time even to die.
-_LIMITS = {SUSPEND: 3600.0, KILL: 150.0}
+SAVE_LIMIT = 3600.0
+# A QEMU that waits for a dead file server takes its time even to die: so many steps.
+HANGING = 2.5
 
 
 class Vms:
@@ -120,7 +121,11 @@ class Vms:
             with told(f"defining domain {step.key}"):
                 self._create(step, site)
             return
-        limit = _LIMITS.get(step.action) or STEP_LIMIT + (patience_of(step.spec) if step.action == "stop" else 0)
+        limit = (
+            SAVE_LIMIT
+            if step.action == SUSPEND
+            else STEP_LIMIT * (HANGING if step.action == KILL else 1) + (patience_of(step.spec) if step.action == "stop" else 0)
+        )
         bounded(lambda: self._act_alone(step, site), limit, f"{step.action} of {step.name}")
 
     def _act_alone(self, step: Step, site: str) -> None:
@@ -149,8 +154,7 @@ class Vms:
         """Refuse what would hang, in QEMU and in libvirt, for as long as a file server does not answer. Raises NotAnswering."""
         if self.places.may_hang:
             root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-            for path in {path for disk in root.iterfind("devices/disk") if (path := source_of(disk)) is not None}:
-                self.places.reach(path, functools.partial(os.path.exists, path))
+            self.places.require_answering(path for disk in root.iterfind("devices/disk") if (path := source_of(disk)) is not None)
 
     def _create(self, step: Step, site: str) -> None:
         record = VmRecord(step.record, site, generation=1)

@@ -158,6 +158,8 @@ def _fits(field: Field, value: Any) -> bool:
         return isinstance(value, bool)
     if isinstance(kind, types.Integer):
         return isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(kind, types.Ratio):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(kind, types.Size):
         return isinstance(value, (int, str)) and not isinstance(value, bool)
     if isinstance(kind, (types.ListOf, Objects)):
