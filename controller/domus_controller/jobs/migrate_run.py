@@ -24,7 +24,7 @@ from .tools import Stopped, Tools
 from .verb_run import VerbRun
 
 PREPARE_SECONDS = 120.0
-SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 60.0
 ASK_SECONDS = 3.0
 # An operation that ended so without a verdict may have moved the VM all the same.
 UNCERTAIN = ("interrupted", "unreachable", "not_found", "driver_error", "busy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -66,7 +67,7 @@ class VerbRun:
 
     def _follow(self, status: dict[str, Any], output: JobOutput) -> dict[str, Any]:
         """Ask until it has ended; an agent that is away gets a minute to come back."""
-        since, left = 0, RETRIED_SECONDS
+        since, heard = 0, time.monotonic()
         while True:
             for line in status.get("progress") or ():
                 if line["n"] > since:
@@ -78,10 +79,9 @@ class VerbRun:
                 raise Stopped
             try:
                 status = self._ask("status", wait=WAIT, since=since)
-                left = RETRIED_SECONDS
+                heard = time.monotonic()
             except Unreachable:
-                left -= 1
-                if left <= 0:
+                if time.monotonic() - heard > RETRIED_SECONDS:
                     raise
                 self._tools.stopping.wait(1)
 
