@@ -93,7 +93,7 @@ def _check_state(vm: MovingVm, to: Destination, options: MigrationSpec) -> Itera
             "the destination's kernel does not let QEMU fetch memory later",
             field="post_copy",
             value=True,
-            remedy="There: sysctl vm.unprivileged_userfaultfd=1 (the role server sets it), or leave it out",
+            remedy="There: sysctl vm.unprivileged_userfaultfd=1 (role server: server_kernel_settings), or leave it out",
         )
     if options.post_copy and vm.state == "stopped":
         yield Conflict("a stopped VM has no memory to fetch later", field="post_copy", value=True, remedy="Leave it out")
