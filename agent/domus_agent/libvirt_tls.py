@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from domus_core.errors import DomusError, InvalidSpec
+from domus_core.libvirt_driver.registry import write_atomically
 
 from . import libvirt_door
 from .config import AgentConfig
@@ -190,9 +191,4 @@ class LibvirtTls:
         return os.path.join(self._directory, name)
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self._path(f".{name}.new")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path(name))
+        write_atomically(self._path(name), text.encode(), 0o600)

@@ -124,7 +124,12 @@ def free_texts(spec: Any) -> Iterator[tuple[str, str]]:
     for field in fields_of(spec):
         if isinstance(field.type, (Object, Objects)):
             yield from free_texts(field.type.spec)
-        elif isinstance(field.type, AbsolutePath) or (isinstance(field.type, Text) and (field.type.pattern is None or field.type.pattern.fullmatch("<"))):
+        elif isinstance(field.type, AbsolutePath):
+            if not field.type.mountable:  # such a path has no free text
+                yield spec.__name__, field.name
+        elif isinstance(field.type, Text) and (field.type.pattern is None or field.type.pattern.fullmatch("<")):
+            isinstance(field.type, Text) and (field.type.pattern is None or field.type.pattern.fullmatch("<"))
+        ):
             yield spec.__name__, field.name
 
 

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 
 import pytest
+from domus_core.errors import InvalidSpec
+from domus_core.model.field_types import AbsolutePath
 from domus_core.storage_connect.mounts import MADE_BY, Mount, holding, mounted_on, parse_lease, parse_mounts, unit_name, unit_text
 
 MOUNTINFO = r"""23 28 0:22 / /proc rw,nosuid shared:14 - proc proc rw
@@ -48,6 +50,14 @@ def test_units_have_systemds_names(path: str) -> None:
         pytest.fail("systemd-escape is not installed: apt-get install systemd")
     said = subprocess.run([tool, "--path", "--suffix=mount", path], capture_output=True, text=True, check=True).stdout.strip()
     assert unit_name(path) == said
+
+
+@pytest.mark.parametrize("text", ["a\nExecStart=/bin/true", "a\r", "a\\", "a b", "a,exec", "a;b", "#a", "a%H", "$(id)", "a\u2028b", "a\x85b", "\0", "é"])
+def test_nothing_that_systemd_reads_gets_into_a_unit(text: str) -> None:
+    """An export and a mount point come from a document, and the unit is root's."""
+    for path in (f"/{text}", f"/e/{text}/f"):
+        with pytest.raises(InvalidSpec):
+            AbsolutePath(mountable=True).parse(path)
 
 
 def test_a_unit_is_there_before_the_vms() -> None:
