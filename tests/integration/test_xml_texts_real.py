@@ -128,8 +128,6 @@ def free_texts(spec: Any) -> Iterator[tuple[str, str]]:
             if not field.type.mountable:  # such a path has no free text
                 yield spec.__name__, field.name
         elif isinstance(field.type, Text) and (field.type.pattern is None or field.type.pattern.fullmatch("<")):
-            isinstance(field.type, Text) and (field.type.pattern is None or field.type.pattern.fullmatch("<"))
-        ):
             yield spec.__name__, field.name
 
 
