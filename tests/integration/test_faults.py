@@ -202,6 +202,7 @@ def test_an_apply_killed_at_any_time(lab: Lab, document: Document) -> None:
         time.sleep(whole * (part + chosen.random()) / 4)
         process.kill()
         process.communicate()
+        lab.outlive(process)
         lab.mend(document)
 
 
@@ -217,3 +218,4 @@ def die(lab: Lab, document: Document, **when: int) -> None:
     process.communicate(timeout=60)
     # A call may not come again, when threads took turns in another way.
     assert process.returncode == -9 or "at_call" in when, f"{when}: {process.returncode}"
+    lab.outlive(process)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Lab:
         work = {"document": document, "uri": self.libvirtd.uri, "state_directory": str(self.state), **job}
         environment = {**os.environ, "TMPDIR": str(self.temporary)}
         pipe = subprocess.PIPE
-        process = subprocess.Popen([sys.executable, str(WORKER)], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+        words = [sys.executable, str(WORKER)]
+        process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
         assert process.stdin is not None
         process.stdin.write(json.dumps(work))
         process.stdin.close()
@@ -87,6 +89,21 @@ class Lab:
         outcome = self.work(document, **job)
         assert outcome.get("errors") == [], outcome.get("text") or outcome["errors"]
         return outcome
+
+    def outlive(self, process: subprocess.Popen[str]) -> None:
+        """Wait for what a killed process had under way: its tools, and the calls that libvirt has from it; both end without it."""
+        deadline = time.monotonic() + LIMIT
+        with contextlib.suppress(ProcessLookupError):  # nobody is left of its session
+            while time.monotonic() < deadline:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+        seen: list[str] = []
+        while time.monotonic() < deadline:
+            before, seen = seen, [self.libvirtd.virsh("dumpxml", "--inactive", name) + state for name, state in sorted(self.domains().items())]
+            if before == seen:
+                return
+            time.sleep(0.3)
+        raise AssertionError(f"what the killed process {process.pid} began does not end")
 
     def mend(self, document: Document, *, may_stay: str = "nothing") -> None:
         """The next apply: everything becomes as wanted, and nothing half made is left but what has `may_stay` in its name."""
