@@ -301,7 +301,7 @@ class Migrations:
                 if not self._end:
                     self._news.wait_for(lambda: self._end, AGAIN_SECONDS)
 
-    def _settle_one(self, driver: LibvirtDriver, record: Mapping[str, Any], there: Optional[str] = None) -> None:
+    def _settle_one(self, driver: LibvirtDriver, record: dict[str, Any], there: Optional[str] = None) -> None:
         vm = moving_vm(record["vm"])
         with contextlib.suppress(Busy), driver.locked([("vm", vm.name)], [], patience=0.0):
             now = driver.registry.read(move.OUTGOING, vm.uuid)

@@ -36,6 +36,12 @@ class MigrationSite:
         self.fleet.stack.wait_for(lambda: self.count(self.one, name, repository) > 3, f"the guest {name}")
         return self.fleet.vm(name)
 
+    def end_guests(self) -> None:
+        """Stop whatever runs."""
+        for host in (self.one, self.two):
+            if host.is_running:
+                host.attempt("sh", "-c", "for vm in $(virsh list --name); do virsh destroy $vm; done")
+
     def count(self, host: Host, name: str, repository: str = "pool") -> int:
         """How far the guest has counted on its disk."""
         folder = POOL if repository == "pool" else LOCAL

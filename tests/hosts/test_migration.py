@@ -24,6 +24,13 @@ def site(lab: Lab, module_hosts: Hosts) -> Iterator[MigrationSite]:
         made.fleet.close()
 
 
+@pytest.fixture(autouse=True)
+def no_guest_is_left(site: MigrationSite) -> Iterator[None]:
+    """The guests of one test take no processor time from the next."""
+    yield
+    site.end_guests()
+
+
 def test_a_vm_on_shared_storage_moves_while_it_runs_and_its_memory_is_encrypted(site: MigrationSite) -> None:
     before = site.make("shared1", fill=64)
     site.one.shell("tcpdump -i eth0 -s 0 -w /root/wire.pcap portrange 49152-49215 >/dev/null 2>&1 & sleep 1")

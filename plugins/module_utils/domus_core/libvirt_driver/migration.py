@@ -259,22 +259,28 @@ def migrate(
         domain = driver.connection.lookupByUUIDString(vm.uuid)
         if vm.autostart:  # a source that loses its power in the middle must not start an older copy by itself
             domain.setAutostart(0)
-    mover = _Mover(driver, vm, plan, options, peer)
-    error = mover.run(progress, cancelled)
-    record.update(halted=mover.halted, succeeded=error is None)
-    driver.registry.write(OUTGOING, vm.uuid, record)
+
+    def write_down(**news: bool) -> None:
+        record.update(news)
+        driver.registry.write(OUTGOING, vm.uuid, record)
+
+    error = _Mover(driver, vm, plan, options, peer, lambda: write_down(halted=True)).run(progress, cancelled)
+    write_down(succeeded=error is None)
     return _settled(driver, record, error, progress)
 
 
 class _Mover:
     """One call to libvirt, watched from another connection."""
 
-    def __init__(self, driver: LibvirtDriver, vm: MovingVm, plan: MigrationPlan, options: MigrationSpec, peer: Mapping[str, str]) -> None:
+    def __init__(
+        self, driver: LibvirtDriver, vm: MovingVm, plan: MigrationPlan, options: MigrationSpec, peer: Mapping[str, str], on_halt: Callable[[], None]
+    ) -> None:
         self.driver = driver
         self.vm = vm
         self.plan = plan
         self.options = options
         self.peer = peer
+        self.on_halt = on_halt
         self.halted = False
         self.post_copy = False
         self._ended = threading.Event()
@@ -329,7 +335,9 @@ class _Mover:
             late = self.options.timeout is not None and now - began > self.options.timeout
             try:
                 domain = connection.lookupByUUIDString(self.vm.uuid)
-                self.halted |= self.vm.state == "running" and domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+                if not self.halted and self.vm.state == "running" and domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+                    self.halted = True
+                    self.on_halt()
                 if not downtime_set:
                     domain.migrateSetMaxDowntime(self.options.downtime, 0)
                     downtime_set = True
@@ -363,7 +371,7 @@ def _described(stats: Mapping[str, Any]) -> str:
     return line + (f", expected downtime {stats['downtime']} ms)" if stats.get("downtime") else ")")
 
 
-def _settled(driver: LibvirtDriver, record: Mapping[str, Any], error: Optional[DomusError], progress: Progress) -> Outcome:
+def _settled(driver: LibvirtDriver, record: dict[str, Any], error: Optional[DomusError], progress: Progress) -> Outcome:
     """Settle it now, for as long as anybody is still at it; what can not be settled yet is left to `settle_outgoing` later."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
@@ -383,7 +391,7 @@ def _settled(driver: LibvirtDriver, record: Mapping[str, Any], error: Optional[D
     return Outcome(verdict, error)
 
 
-def go_on(driver: LibvirtDriver, record: Mapping[str, Any], progress: Progress = lambda line: None, cancelled: Question = never) -> Outcome:
+def go_on(driver: LibvirtDriver, record: dict[str, Any], progress: Progress = lambda line: None, cancelled: Question = never) -> Outcome:
     """Take up a migration whose agent died: follow libvirt, which goes on with it, then settle it. `cancelled` ends it."""
     vm = moving_vm(record["vm"])
     last = time.monotonic()
@@ -417,7 +425,7 @@ def reconnect(driver: LibvirtDriver) -> None:
             old.close()
 
 
-def settle_outgoing(driver: LibvirtDriver, record: Mapping[str, Any], told_there: Optional[str] = None) -> Verdict:
+def settle_outgoing(driver: LibvirtDriver, record: dict[str, Any], told_there: Optional[str] = None) -> Verdict:
     """Look at both servers and do the source's part of what follows; the record goes once that is done. Raises Unreachable, DriverError.
 
     `told_there` is what somebody else sees at the destination, for a source that can not reach it.
@@ -428,19 +436,31 @@ def settle_outgoing(driver: LibvirtDriver, record: Mapping[str, Any], told_there
         own = planning.RUNS  # somebody paused it before: it stands because that is wanted
     # that libvirt's call ended well is proof enough, and saves asking
     proven = own == planning.ABSENT and record.get("succeeded")
-    there = planning.RUNS if proven else told_there or look_there(uri, vm.uuid, arriving=True)
-    if own == planning.RUNS and record["halted"] and there == planning.SILENT and vm.state == "running":
-        _hold(driver, vm)
+    if own == planning.RUNS and vm.state == "running" and record["halted"] and not record.get("held"):
+        _hold(driver, vm, record)
         own = planning.HALTED
-    verdict = planning.settle(own, there)
+    there = planning.RUNS if proven else told_there or look_there(uri, vm.uuid, arriving=True)
+    verdict = planning.settle(_since_held(driver, record, own, there), there)
     _act(driver, vm, record, verdict)
     return verdict
 
 
-def _hold(driver: LibvirtDriver, vm: MovingVm) -> None:
-    """It was handed over when the connection broke, and libvirt let it go on here: it may run there as well, so it stands until that is known."""
+def _hold(driver: LibvirtDriver, vm: MovingVm, record: dict[str, Any]) -> None:
+    """It was handed over and goes on here: it may run there as well, so it stands until that is known. Once only: who resumes it then has decided."""
     with told(f"holding {vm.name}"):
         driver.connection.lookupByUUIDString(vm.uuid).suspend()
+    record["held"] = True
+    driver.registry.write(OUTGOING, vm.uuid, record)
+
+
+def _since_held(driver: LibvirtDriver, record: dict[str, Any], own: str, there: str) -> str:
+    """What stands only because we hold it counts as running, unless the destination runs it, or was silent meanwhile: then it may have run there."""
+    if own != planning.HALTED or not record.get("held"):
+        return own
+    if there == planning.SILENT and not record.get("unseen"):
+        record["unseen"] = True
+        driver.registry.write(OUTGOING, record["vm"]["uuid"], record)
+    return planning.HALTED if record.get("unseen") or there == planning.RUNS else planning.RUNS
 
 
 def _act(driver: LibvirtDriver, vm: MovingVm, record: Mapping[str, Any], verdict: Verdict) -> None:
@@ -452,7 +472,7 @@ def _act(driver: LibvirtDriver, vm: MovingVm, record: Mapping[str, Any], verdict
             _drop(driver, vm.uuid)
         elif step in (planning.KEEP, planning.RESUME) and verdict.owner == planning.SOURCE:
             domain = driver.connection.lookupByUUIDString(vm.uuid)
-            if step == planning.RESUME and vm.state == "running" and domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+            if (step == planning.RESUME or record.get("held")) and vm.state == "running" and domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 domain.resume()
             if vm.autostart:
                 domain.setAutostart(1)

@@ -99,6 +99,87 @@ def test_an_error_tells_where_the_vm_is() -> None:
     assert move.explain(move.Outcome(settle(planning.ABSENT, planning.RUNS), DriverError("lost")), "web1", "srv1", "srv2") is None
 
 
+class Standing:
+    """A domain at the source that runs, in a server where it is sent away."""
+
+    def __init__(self) -> None:
+        self.runs, self.told = True, list[str]()
+
+    def lookupByUUIDString(self, dummy: str) -> Standing:
+        return self
+
+    def state(self) -> tuple[int, int]:
+        return (1 if self.runs else 3), 0
+
+    def suspend(self) -> None:
+        self.runs = False
+        self.told.append("suspend")
+
+    def resume(self) -> None:
+        self.runs = True
+        self.told.append("resume")
+
+    def isActive(self) -> bool:
+        return True
+
+    def isPersistent(self) -> bool:
+        return True
+
+    def destroy(self) -> None:
+        self.told.append("destroy")
+
+    def undefineFlags(self, dummy: int) -> None:
+        self.told.append("undefine")
+
+
+@pytest.mark.parametrize(
+    ("answers", "actions", "owner"),
+    [
+        ([planning.ABSENT], ["suspend", "resume"], planning.SOURCE),
+        ([planning.DEFINED], ["suspend", "resume"], planning.SOURCE),  # its libvirt ended what had not gone on
+        ([planning.RUNS], ["suspend", "destroy", "undefine"], planning.DESTINATION),
+        ([planning.SILENT], ["suspend"], planning.UNKNOWN),
+        ([planning.SILENT, planning.ABSENT], ["suspend", "resume"], planning.SOURCE),
+        ([planning.SILENT, planning.DEFINED], ["suspend", "destroy", "undefine"], planning.DESTINATION),  # it ran there, and lost its power
+        ([planning.ARRIVING, planning.ABSENT], ["suspend", "resume"], planning.SOURCE),
+        ([planning.ARRIVING, planning.DEFINED], ["suspend", "resume"], planning.SOURCE),
+    ],
+)
+def test_what_was_handed_over_stands_before_anybody_is_asked(
+    driver: Any, monkeypatch: pytest.MonkeyPatch, answers: list[str], actions: list[str], owner: str
+) -> None:
+    driver.connection = domain = Standing()
+    monkeypatch.setattr(move, "look", lambda *dummy, **more: planning.RUNS if domain.runs else planning.HALTED)
+    verdict = None
+    for answer in answers:
+
+        def there(*dummy: Any, answer: str = answer, **more: Any) -> str:
+            assert not domain.runs
+            return answer
+
+        monkeypatch.setattr(move, "look_there", there)
+        record = driver.registry.read(move.OUTGOING, UUID) or _outgoing(driver)
+        verdict = move.settle_outgoing(driver, record)
+    assert verdict is not None
+    assert (domain.told, verdict.owner) == (actions, owner)
+
+
+def test_who_resumes_what_is_held_has_decided(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.connection = domain = Standing()
+    monkeypatch.setattr(move, "look", lambda *dummy, **more: planning.RUNS if domain.runs else planning.HALTED)
+    monkeypatch.setattr(move, "look_there", lambda *dummy, **more: planning.SILENT)
+    move.settle_outgoing(driver, _outgoing(driver))
+    domain.resume()
+    assert move.settle_outgoing(driver, driver.registry.read(move.OUTGOING, UUID)).owner == planning.SOURCE
+    assert domain.told == ["suspend", "resume"]
+
+
+def _outgoing(driver: Any) -> dict[str, Any]:
+    record = {"vm": dataclasses.asdict(vm_of(driver)), "plan": MigrationPlan("live", ()).as_dict(), "peer": {"uri": "qemu+tls://b/system"}, "halted": True}
+    driver.registry.write(move.OUTGOING, UUID, record)
+    return record
+
+
 def test_addresses() -> None:
     assert move.uri_for("qemu+tls://{address}/system", "fd00::1") == "qemu+tls://[fd00::1]/system"
     assert move.data_uri("fd00::1") == "tcp://[fd00::1]"
