@@ -18,6 +18,8 @@ from domus_core import engine
 from domus_core.driver import Target
 from domus_core.errors import Busy, Conflict
 from domus_core.libvirt_driver import migration as move
+from domus_core.libvirt_driver import migration_arrival as arrival
+from domus_core.libvirt_driver import migration_sight as sight
 from domus_core.libvirt_driver.bounded import bounded
 from domus_core.libvirt_driver.driver import LibvirtDriver
 from domus_core.libvirt_driver.migration_facts import INCOMING, as_data, destination_facts, require_domain, source_facts
@@ -112,7 +114,7 @@ class Migrations:
                 told = self._offer(driver, moving)
                 plan = plan_migration(moving, destination(told), parse_migration(options))
                 uri = move.uri_for(self._config.migration_uri, source)
-                move.receive(
+                arrival.receive(
                     driver, moving, plan, {path: contents[path] for path in plan.brought if path in contents}, operation=operation, source_uri=uri, offer=told
                 )
                 self._expect(moving, plan, lock.pop_all())
@@ -126,7 +128,7 @@ class Migrations:
         deadline = time.monotonic() + min(wait, MOST_WAIT)
         while True:
             with self._connections.driver() as driver:
-                if discard and move.look(driver.connection, uuid, arriving=True) == planning.ABSENT:
+                if discard and sight.look(driver.connection, uuid, arriving=True) == planning.ABSENT:
                     self._discard(driver, uuid)
                 outgoing = driver.registry.read(move.OUTGOING, uuid) if there else None
                 if outgoing is not None:
@@ -140,7 +142,7 @@ class Migrations:
     def _told(self, driver: LibvirtDriver, uuid: str) -> dict[str, Any]:
         incoming = driver.registry.read(INCOMING, uuid)
         outgoing = driver.registry.read(move.OUTGOING, uuid)
-        seen = move.look(driver.connection, uuid, arriving=outgoing is None)
+        seen = sight.look(driver.connection, uuid, arriving=outgoing is None)
         with self._news:
             ended = dict(self._ended.get(uuid) or {})
         return {"seen": seen, "open": incoming is not None or outgoing is not None, "mark": self._store.mark(), **ended}
@@ -195,7 +197,7 @@ class Migrations:
                 time.sleep(1.0)
 
     def _look_at(self, driver: LibvirtDriver, uuid: str, one: _Coming) -> None:
-        seen, now = move.look(driver.connection, uuid, arriving=True), time.monotonic()
+        seen, now = sight.look(driver.connection, uuid, arriving=True), time.monotonic()
         one.absent_since = (one.absent_since or now) if seen == planning.ABSENT else None
         one.halted_since = (one.halted_since or now) if seen == planning.HALTED else None
         if seen == planning.ABSENT and now - (one.absent_since or now) > GRACE_SECONDS:
@@ -211,22 +213,22 @@ class Migrations:
         if record["vm"]["state"] == "paused":
             self._arrived(driver, uuid, one, planning.HALTED)
         elif now - (one.halted_since or now) > STANDING_SECONDS:
-            verdict = planning.settle(move.look_there(record["source"], uuid, arriving=False), planning.HALTED)
+            verdict = planning.settle(sight.look_there(record["source"], uuid, arriving=False), planning.HALTED)
             one.halted_since = now
             if verdict.at_destination == planning.FINISH:
-                move.resume(driver, uuid)
+                arrival.resume(driver, uuid)
             elif verdict.at_destination == planning.DROP:
-                move.drop(driver, uuid)
+                arrival.drop(driver, uuid)
 
     def _arrived(self, driver: LibvirtDriver, uuid: str, one: _Coming, seen: str) -> None:
         record = driver.registry.read(INCOMING, uuid) or {}
-        told = move.finish(driver, uuid)
+        told = arrival.finish(driver, uuid)
         data = {"reason": "migrated", "source": record.get("source"), **told}
         self._store.add_event("vm.migrated", {"kind": "vm", "key": one.name, "id": uuid}, "info", data, record.get("operation"))
         self._let_go(uuid, {"arrived": True, "final": seen, **told})
 
     def _discard(self, driver: LibvirtDriver, uuid: str) -> None:
-        move.discard(driver, uuid)
+        arrival.discard(driver, uuid)
         self._let_go(uuid, {"arrived": False})
 
     def _let_go(self, uuid: str, told: dict[str, Any]) -> None:

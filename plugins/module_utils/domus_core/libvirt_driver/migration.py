@@ -1,4 +1,4 @@
-"""Move a VM: what is made ready at the destination, libvirt's peer-to-peer migration from the source, and the clean-up of both.
+"""Move a VM away: libvirt's peer-to-peer migration to a server that made ready for it (migration_arrival.py), and what follows from its outcome.
 
 Each side writes down what it has begun (registry kinds `outgoing` and `incoming`) before it begins, and forgets it when the
 migration is settled: whoever finds such a record looks at both servers and settles it. What was copied is deleted at the source
@@ -18,203 +18,26 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from urllib.parse import urlsplit
 
 from ..cancelling import Question, never
-from ..errors import Cancelled, Conflict, DomusError, DriverError, InvalidSpec, Unreachable
-from ..model.migration import MigrationSpec, MovingDisk, MovingVm, moving_vm
-from ..model.repository import directory_of
+from ..errors import Cancelled, Conflict, DomusError, DriverError, Unreachable
+from ..model.migration import MigrationSpec, MovingVm, moving_vm
 from ..planning import migration as planning
 from ..planning.migration import MigrationPlan, Verdict, plan_from_dict
 from . import image_files
-from .bounded import bounded
-from .connection import connect, libvirt, separate, told, translate
-from .migration_facts import INCOMING, seed_folders
-from .registry import write_atomically
+from . import migration_sight as sight
+from .connection import connect, libvirt, separate, told
+from .migration_arrival import drop, forget_note
+from .migration_facts import LARGEST_FILE
 from .seed import remove_seed
-from .tools import make_folder
-from .virtual_disk import notes_of
 
 if TYPE_CHECKING:
     from .driver import LibvirtDriver
 
 OUTGOING = "outgoing"
-LARGEST_FILE = 8 << 20
-POLL, TELL_SECONDS, PEER_SECONDS, KEEPALIVE = 0.1, 1.0, 10.0, (5, 3)
+POLL, TELL_SECONDS = 0.1, 1.0
 SETTLE_SECONDS, SETTLE_POLL = 90.0, 0.5
 MIB = 1 << 20
 
 Progress = Callable[[str], None]
-
-
-# --- what is seen of the VM on a server
-
-
-def look(connection: Any, uuid: str, *, arriving: bool) -> str:
-    """The VM on a server, in the words of planning.migration; `arriving` when it is the destination. Raises Unreachable."""
-    try:
-        domain = connection.lookupByUUIDString(uuid)
-        if not domain.isActive():
-            return planning.DEFINED
-        state, reason = domain.state()
-        busy = _is_busy(domain)
-        persistent = bool(domain.isPersistent())
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return planning.ABSENT
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:  # it ended between two questions
-            return look(connection, uuid, arriving=arriving)
-        raise translate(error, "looking at the VM") from None
-    return _word(state, reason, busy, persistent, arriving)
-
-
-def _is_busy(domain: Any) -> bool:
-    """Is libvirt at it? What comes in has no statistics while the source's are the ones that count."""
-    try:
-        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
-            return True
-        raise
-
-
-def _word(state: int, reason: int, busy: bool, persistent: bool, arriving: bool) -> str:
-    paused = state == libvirt.VIR_DOMAIN_PAUSED
-    broken = libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED if paused else getattr(libvirt, "VIR_DOMAIN_RUNNING_POSTCOPY_FAILED", -1)
-    if reason == broken and state in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_RUNNING):
-        return planning.SPLIT
-    if paused and arriving and not persistent:
-        return planning.ARRIVING
-    if busy:
-        return planning.MOVING
-    return planning.HALTED if paused else planning.RUNS
-
-
-def look_there(uri: str, uuid: str, *, arriving: bool) -> str:
-    """The same on another server, through its libvirt; `silent` when that does not answer."""
-
-    def ask() -> str:
-        connection = connect(uri)
-        try:
-            with contextlib.suppress(libvirt.libvirtError):
-                connection.setKeepAlive(*KEEPALIVE)
-            return look(connection, uuid, arriving=arriving)
-        finally:
-            with contextlib.suppress(libvirt.libvirtError):
-                connection.close()
-
-    try:
-        return str(bounded(ask, PEER_SECONDS, "asking the other server"))
-    except DomusError:
-        return planning.SILENT
-
-
-# --- the destination
-
-
-def receive(
-    driver: LibvirtDriver, vm: MovingVm, plan: MigrationPlan, contents: Mapping[str, str], *, operation: str, source_uri: str, offer: Mapping[str, Any]
-) -> None:
-    """Make ready what the VM needs here: empty images for the disks that are copied, with their notes, and the files that come along.
-
-    `contents` are the files by path, base64. Raises Conflict, NoCapacity, InvalidSpec; then nothing is left behind.
-    """
-    record: dict[str, Any] = {"operation": operation, "vm": dataclasses.asdict(vm), "plan": plan.as_dict(), "source": source_uri, "destination": dict(offer)}
-    record["made"] = []
-    driver.registry.write(INCOMING, vm.uuid, record)
-    try:
-        for path, content in contents.items():
-            _bring(driver, record, path, content)
-        for disk in vm.disks:
-            if disk.target in plan.copied:
-                _make_disk(driver, record, vm, disk)
-    except BaseException:
-        discard(driver, vm.uuid)
-        raise
-
-
-def _bring(driver: LibvirtDriver, record: dict[str, Any], path: str, content: str) -> None:
-    folder = os.path.dirname(path)
-    if os.path.normpath(path) != path or folder not in seed_folders(driver):
-        raise InvalidSpec("is no place for a file that comes along", field="path", value=path, remedy="Use the same directories on both servers")
-    data = base64.b64decode(content)
-    if len(data) > LARGEST_FILE:
-        raise InvalidSpec(f"is larger than {LARGEST_FILE} bytes", field="path", value=path)
-    _note(driver, record, path)
-    make_folder(folder, 0o711)
-    write_atomically(path, data, 0o600)
-
-
-def _make_disk(driver: LibvirtDriver, record: dict[str, Any], vm: MovingVm, disk: MovingDisk) -> None:
-    places = driver.known_places()
-    path = places.path(disk.place)
-    if path != disk.path or os.path.lexists(path):
-        raise Conflict("there is a file of this name already", field=f"disks[{disk.name}]", value=path, remedy="Remove it, or rename it")
-    _note(driver, record, path)
-    if disk.note is not None:
-        notes_of(str(directory_of(places.repositories[disk.repository]))).write("virtual_disk", os.path.splitext(os.path.basename(path))[0], disk.note)
-    make_folder(os.path.dirname(path), 0o711)
-    image_files.create_empty(path, disk.format, disk.size, False)
-
-
-def _note(driver: LibvirtDriver, record: dict[str, Any], path: str) -> None:
-    """Write down what is about to be made: only that may be discarded."""
-    record["made"].append(path)
-    driver.registry.write(INCOMING, record["vm"]["uuid"], record)
-
-
-def finish(driver: LibvirtDriver, uuid: str) -> dict[str, Any]:
-    """The VM has arrived: give it what libvirt does not move; return what is known of the move ({downtime, total} in ms)."""
-    record = driver.registry.read(INCOMING, uuid)
-    told_of: dict[str, Any] = {}
-    with told("completing the arrival"):
-        domain = driver.connection.lookupByUUIDString(uuid)
-        if record is not None and record["vm"]["autostart"]:
-            domain.setAutostart(1)
-        if domain.isActive():
-            with contextlib.suppress(libvirt.libvirtError):
-                done = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
-                told_of = {"downtime": done.get("downtime"), "total": done.get("time_elapsed")}
-    driver.registry.remove(INCOMING, uuid)
-    return told_of
-
-
-def resume(driver: LibvirtDriver, uuid: str) -> None:
-    """Let a VM that has arrived go on."""
-    with told("letting it go on"):
-        driver.connection.lookupByUUIDString(uuid).resume()
-
-
-def drop(driver: LibvirtDriver, uuid: str) -> None:
-    """End a VM that did not come, since the source has it, and take its definition away."""
-    with told("dropping what came in"):
-        _drop(driver, uuid)
-
-
-def discard(driver: LibvirtDriver, uuid: str) -> list[str]:
-    """The VM does not come: delete what was made ready for it, and return the paths. Raises Conflict while a domain of this UUID is here."""
-    record = driver.registry.read(INCOMING, uuid)
-    if record is None:
-        return []
-    if look(driver.connection, uuid, arriving=True) != planning.ABSENT:
-        raise Conflict("is here: what was made for it stays", object=f"vm {record['vm']['name']}")
-    vm, removed = moving_vm(record["vm"]), []
-    disks = {disk.path: disk for disk in vm.disks}
-    for path in record["made"]:
-        if path in disks:
-            image_files.remove(path)
-            _forget_note(driver, disks[path])
-        elif os.path.exists(path):
-            os.unlink(path)
-        removed.append(path)
-    driver.registry.remove(INCOMING, uuid)
-    return removed
-
-
-def _forget_note(driver: LibvirtDriver, disk: MovingDisk) -> None:
-    repository = driver.known_places().repositories.get(disk.repository)
-    if repository is not None and disk.note is not None:
-        notes_of(str(directory_of(repository))).remove("virtual_disk", os.path.splitext(os.path.basename(disk.path))[0])
-
-
-# --- the source
 
 
 @dataclasses.dataclass
@@ -297,7 +120,7 @@ class _Mover:
         try:
             with told(f"moving {self.vm.name} to {self.peer['name']}"), separate(self.driver.connection) as connection:
                 with contextlib.suppress(libvirt.libvirtError):
-                    connection.setKeepAlive(*KEEPALIVE)
+                    connection.setKeepAlive(*sight.KEEPALIVE)
                 domain = connection.lookupByUUIDString(self.vm.uuid)
                 flags = 0
                 for name in self.plan.flags:
@@ -383,7 +206,7 @@ def _settled(driver: LibvirtDriver, record: dict[str, Any], error: Optional[Domu
             time.sleep(SETTLE_POLL)
             reconnect(driver)
             continue
-        asking = verdict.at_source == planning.ASK and time.monotonic() > deadline - SETTLE_SECONDS + PEER_SECONDS
+        asking = verdict.at_source == planning.ASK and time.monotonic() > deadline - SETTLE_SECONDS + sight.PEER_SECONDS
         if verdict.at_source not in (planning.WAIT, planning.ASK) or asking or time.monotonic() > deadline:
             break
         progress(f"waiting: {verdict.reason}")
@@ -410,7 +233,7 @@ def go_on(driver: LibvirtDriver, record: dict[str, Any], progress: Progress = la
 
 def _is_moving(driver: LibvirtDriver, uuid: str) -> bool:
     try:
-        return look(driver.connection, uuid, arriving=False) == planning.MOVING
+        return sight.look(driver.connection, uuid, arriving=False) == planning.MOVING
     except Unreachable:
         reconnect(driver)
         return False
@@ -431,7 +254,7 @@ def settle_outgoing(driver: LibvirtDriver, record: dict[str, Any], told_there: O
     `told_there` is what somebody else sees at the destination, for a source that can not reach it.
     """
     vm, uri = moving_vm(record["vm"]), str(record["peer"]["uri"])
-    own = look(driver.connection, vm.uuid, arriving=False)
+    own = sight.look(driver.connection, vm.uuid, arriving=False)
     if own == planning.HALTED and vm.state == "paused":
         own = planning.RUNS  # somebody paused it before: it stands because that is wanted
     # that libvirt's call ended well is proof enough, and saves asking
@@ -439,7 +262,7 @@ def settle_outgoing(driver: LibvirtDriver, record: dict[str, Any], told_there: O
     if own == planning.RUNS and vm.state == "running" and record["halted"] and not record.get("held"):
         _hold(driver, vm, record)
         own = planning.HALTED
-    there = planning.RUNS if proven else told_there or look_there(uri, vm.uuid, arriving=True)
+    there = planning.RUNS if proven else told_there or sight.look_there(uri, vm.uuid, arriving=True)
     verdict = planning.settle(_since_held(driver, record, own, there), there)
     _act(driver, vm, record, verdict)
     return verdict
@@ -469,7 +292,7 @@ def _act(driver: LibvirtDriver, vm: MovingVm, record: Mapping[str, Any], verdict
         return
     with told(f"settling the move of {vm.name}"):
         if step == planning.DROP:
-            _drop(driver, vm.uuid)
+            drop(driver, vm.uuid)
         elif step in (planning.KEEP, planning.RESUME) and verdict.owner == planning.SOURCE:
             domain = driver.connection.lookupByUUIDString(vm.uuid)
             if (step == planning.RESUME or record.get("held")) and vm.state == "running" and domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
@@ -481,20 +304,12 @@ def _act(driver: LibvirtDriver, vm: MovingVm, record: Mapping[str, Any], verdict
     driver.registry.remove(OUTGOING, vm.uuid)
 
 
-def _drop(driver: LibvirtDriver, uuid: str) -> None:
-    domain = driver.connection.lookupByUUIDString(uuid)
-    if domain.isActive():
-        domain.destroy()
-    if domain.isPersistent():
-        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
-
-
 def _clean_source(driver: LibvirtDriver, vm: MovingVm, plan: MigrationPlan) -> None:
     """The VM has left: the disks that were copied go, with their notes; so do the files that were brought along."""
     for disk in vm.disks:
         if disk.target in plan.copied and disk.note is not None:
             image_files.remove(disk.path)
-            _forget_note(driver, disk)
+            forget_note(driver, disk)
     for file in vm.files:
         if file.path in plan.brought and file.use == "cloud_init":
             remove_seed(file.path)

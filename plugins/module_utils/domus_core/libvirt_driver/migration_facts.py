@@ -36,6 +36,7 @@ PROBE_SECONDS = 600.0
 _SHARED_TYPES = frozenset({"nfs", "nfs4", "gfs2", "ocfs2", "afs", "smb3", "cifs", "ceph", "gpfs", "fuse.glusterfs", "fuse.quobyte"})
 _HOST_DEVICES = {"hostdev": "hostdev", "filesystem": "filesystem", "shmem": "shmem"}
 INCOMING = "incoming"
+LARGEST_FILE = 8 << 20  # of what comes along
 
 
 def source_facts(driver: LibvirtDriver, name_or_uuid: str) -> MovingVm:

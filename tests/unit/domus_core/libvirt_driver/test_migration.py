@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from domus_core.errors import Cancelled, Conflict, DriverError, InvalidSpec
 from domus_core.libvirt_driver import migration as move
+from domus_core.libvirt_driver import migration_arrival as arrival
+from domus_core.libvirt_driver import migration_sight as sight
 from domus_core.libvirt_driver.migration_facts import INCOMING
 from domus_core.libvirt_driver.places import Places
 from domus_core.libvirt_driver.registry import Registry
@@ -28,7 +30,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A server with one repository, where no VM is."""
     places = Places({"main": RepositorySpec("main", path=str(tmp_path / "main"))})
     (tmp_path / "main" / "VirtualDisks").mkdir(parents=True)
-    monkeypatch.setattr(move, "look", lambda *dummy, **more: planning.ABSENT)
+    monkeypatch.setattr(sight, "look", lambda *dummy, **more: planning.ABSENT)
     return types.SimpleNamespace(
         registry=Registry(str(tmp_path / "state" / "objects")), known_places=lambda: places, state_directory=str(tmp_path / "state"), connection=None
     )
@@ -41,7 +43,7 @@ def vm_of(driver: Any) -> MovingVm:
 
 
 def receive(driver: Any, vm: MovingVm, contents: dict[str, str]) -> None:
-    move.receive(driver, vm, MigrationPlan("live", ("vda",)), contents, operation="op", source_uri="qemu+tls://a/system", offer={})
+    arrival.receive(driver, vm, MigrationPlan("live", ("vda",)), contents, operation="op", source_uri="qemu+tls://a/system", offer={})
 
 
 def files(tmp_path: Path) -> list[str]:
@@ -59,7 +61,7 @@ def test_what_is_made_ready_goes_again_when_the_vm_does_not_come(driver: Any, tm
     ]
     assert Path(seed).stat().st_mode & 0o777 == 0o600
     assert "secret" not in Path(tmp_path / "state" / "objects" / INCOMING / f"{UUID}.json").read_text()
-    move.discard(driver, UUID)
+    arrival.discard(driver, UUID)
     assert files(tmp_path) == []
 
 
@@ -82,9 +84,9 @@ def test_what_comes_along_goes_only_where_such_files_belong(driver: Any, tmp_pat
 
 def test_nothing_is_discarded_while_the_vm_is_here(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     receive(driver, vm_of(driver), {})
-    monkeypatch.setattr(move, "look", lambda *dummy, **more: planning.RUNS)
+    monkeypatch.setattr(sight, "look", lambda *dummy, **more: planning.RUNS)
     with pytest.raises(Conflict):
-        move.discard(driver, UUID)
+        arrival.discard(driver, UUID)
     assert "main/VirtualDisks/web1-root.img" in files(tmp_path)
 
 
@@ -149,7 +151,7 @@ def test_what_was_handed_over_stands_before_anybody_is_asked(
     driver: Any, monkeypatch: pytest.MonkeyPatch, answers: list[str], actions: list[str], owner: str
 ) -> None:
     driver.connection = domain = Standing()
-    monkeypatch.setattr(move, "look", lambda *dummy, **more: planning.RUNS if domain.runs else planning.HALTED)
+    monkeypatch.setattr(sight, "look", lambda *dummy, **more: planning.RUNS if domain.runs else planning.HALTED)
     verdict = None
     for answer in answers:
 
@@ -157,7 +159,7 @@ def test_what_was_handed_over_stands_before_anybody_is_asked(
             assert not domain.runs
             return answer
 
-        monkeypatch.setattr(move, "look_there", there)
+        monkeypatch.setattr(sight, "look_there", there)
         record = driver.registry.read(move.OUTGOING, UUID) or _outgoing(driver)
         verdict = move.settle_outgoing(driver, record)
     assert verdict is not None
@@ -166,8 +168,8 @@ def test_what_was_handed_over_stands_before_anybody_is_asked(
 
 def test_who_resumes_what_is_held_has_decided(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.connection = domain = Standing()
-    monkeypatch.setattr(move, "look", lambda *dummy, **more: planning.RUNS if domain.runs else planning.HALTED)
-    monkeypatch.setattr(move, "look_there", lambda *dummy, **more: planning.SILENT)
+    monkeypatch.setattr(sight, "look", lambda *dummy, **more: planning.RUNS if domain.runs else planning.HALTED)
+    monkeypatch.setattr(sight, "look_there", lambda *dummy, **more: planning.SILENT)
     move.settle_outgoing(driver, _outgoing(driver))
     domain.resume()
     assert move.settle_outgoing(driver, driver.registry.read(move.OUTGOING, UUID)).owner == planning.SOURCE
