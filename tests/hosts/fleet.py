@@ -57,7 +57,6 @@ class Fleet:
         host.shell(
             "grep -q ^default_tls_x509_verify /etc/libvirt/qemu.conf || echo 'default_tls_x509_verify = 1' >>/etc/libvirt/qemu.conf; chgrp kvm /etc/pki/qemu"
         )
-        host.run("sysctl", "-q", "-w", "net.ipv4.tcp_retries2=8")  # as the role server has it
         host.write("/etc/domus/agent.yml", json.dumps(AGENT_SETTINGS))
         host.write("/etc/systemd/system/domus-agent.service", AGENT_UNIT)
         host.run("systemctl", "daemon-reload")

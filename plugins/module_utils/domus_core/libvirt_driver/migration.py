@@ -25,6 +25,7 @@ from ..planning.migration import MigrationPlan, Verdict, plan_from_dict
 from . import image_files
 from . import migration_sight as sight
 from .connection import connect, libvirt, separate, told
+from .dead_peers import DeadPeers
 from .migration_arrival import drop, forget_note
 from .migration_facts import LARGEST_FILE
 from .seed import remove_seed
@@ -106,6 +107,7 @@ class _Mover:
         self.on_halt = on_halt
         self.halted = False
         self.post_copy = False
+        self.dead_peers = _dead_peers(vm.uuid, peer)
         self._ended = threading.Event()
         self._error: Optional[DomusError] = None
 
@@ -154,6 +156,7 @@ class _Mover:
         began = last = time.monotonic()
         aborted, downtime_set = False, self.options.downtime is None
         while not self._ended.wait(POLL):
+            self.dead_peers.watch()
             now = time.monotonic()
             late = self.options.timeout is not None and now - began > self.options.timeout
             try:
@@ -182,6 +185,10 @@ class _Mover:
             domain.migrateStartPostCopy(0)
             self.post_copy = True
             progress("the first pass is done: it goes on at the destination and fetches the rest of its memory")
+
+
+def _dead_peers(uuid: str, peer: Mapping[str, str]) -> DeadPeers:
+    return DeadPeers(uuid, urlsplit(peer.get("data") or peer["uri"]).hostname or "")
 
 
 def _described(stats: Mapping[str, Any]) -> str:
@@ -217,8 +224,10 @@ def _settled(driver: LibvirtDriver, record: dict[str, Any], error: Optional[Domu
 def go_on(driver: LibvirtDriver, record: dict[str, Any], progress: Progress = lambda line: None, cancelled: Question = never) -> Outcome:
     """Take up a migration whose agent died: follow libvirt, which goes on with it, then settle it. `cancelled` ends it."""
     vm = moving_vm(record["vm"])
-    last = time.monotonic()
+    last, dead_peers = time.monotonic(), _dead_peers(vm.uuid, record["peer"])
+    dead_peers.watch()  # before libvirt is asked, which may wait for QEMU
     while _is_moving(driver, vm.uuid):
+        dead_peers.watch()
         with contextlib.suppress(libvirt.libvirtError):
             domain = driver.connection.lookupByUUIDString(vm.uuid)
             if cancelled():

@@ -1,0 +1,50 @@
+"""Connections of another process are given keepalive, those to the other server and no others."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from domus_core.libvirt_driver.dead_peers import COUNT, IDLE, INTERVAL, UNREAD, DeadPeers, process_of
+
+UUID = "0e3f5a9c-0000-4000-8000-0000000000aa"
+# As QEMU: a name and a UUID among its arguments, one connection to each port it is told.
+PROGRAM = """
+import socket, sys
+made = [socket.create_connection((host, int(port))) for host, port in (word.split("/") for word in sys.argv[3:])]
+print("ready", flush=True)
+sys.stdin.readline()
+options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *((socket.IPPROTO_TCP, one) for one in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, 18))]
+print([[one.getsockopt(*option) for option in options] for one in made], flush=True)
+"""
+
+
+@pytest.fixture
+def servers() -> Iterator[list[socket.socket]]:
+    made = [socket.create_server((host, 0)) for host in ("127.0.0.1", "127.0.0.2")]
+    yield made
+    for one in made:
+        one.close()
+
+
+def test_only_connections_to_the_other_server_end_when_it_is_gone(servers: list[socket.socket]) -> None:
+    words = ["{}/{}".format(*server.getsockname()) for server in servers]
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, "-uuid", UUID, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "ready\n"
+        assert process_of(UUID) == process.pid
+        peers = DeadPeers(UUID, "127.0.0.2")
+        assert [peers.watch(), peers.watch()] == [1, 0]
+        told, dummy = process.communicate("\n")
+    other, armed = eval(told)
+    assert other[0] == 0
+    assert armed == [1, IDLE, INTERVAL, COUNT, UNREAD]
+
+
+def test_a_process_that_is_not_there_concerns_nobody() -> None:
+    assert process_of(UUID) is None
+    assert DeadPeers(UUID, "127.0.0.1").watch() == 0
+    assert DeadPeers(UUID, "no-such-host.invalid").watch() == 0
