@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from domus_core.clients.manager import ManagerClient
 
+from tests.hosts.agents import install_agent, secret_of
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
-from tests.support.stack import CHECKOUT, Stack, free_port
+from tests.support.stack import Stack, free_port
 
-AGENT_UNIT = """[Unit]
-Description=Domus agent
-After=network.target
-[Service]
-Environment=PYTHONPATH=/opt/domus/agent:/opt/domus/module_utils
-ExecStart=/usr/bin/python3 -m domus_agent serve
-Restart=always
-RestartSec=1
-KillMode=process
-[Install]
-WantedBy=multi-user.target
-"""
 AGENT_SETTINGS = {"heartbeat": 2, "libvirt_tls": True}
 
 
@@ -50,28 +38,17 @@ class Fleet:
         return list(self.client.pages("/api/v1/servers"))
 
     def install(self, host: Host) -> None:
-        """The agent of this checkout, as a service."""
-        host.run("mkdir", "-p", "/opt/domus/module_utils", "/opt/domus/agent", "/etc/domus", "/etc/pki/CA", "/etc/pki/libvirt/private", "/etc/pki/qemu")
-        host.copy_to(CHECKOUT / "agent" / "domus_agent", "/opt/domus/agent/domus_agent")
-        host.copy_to(CHECKOUT / "plugins" / "module_utils" / "domus_core", "/opt/domus/module_utils/domus_core")
+        """The agent of this checkout, as a service, and libvirt's part that the role writes."""
+        host.run("mkdir", "-p", "/etc/pki/CA", "/etc/pki/libvirt/private", "/etc/pki/qemu")
         host.shell(
             "grep -q ^default_tls_x509_verify /etc/libvirt/qemu.conf || echo 'default_tls_x509_verify = 1' >>/etc/libvirt/qemu.conf; chgrp kvm /etc/pki/qemu"
         )
-        host.write("/etc/domus/agent.yml", json.dumps(AGENT_SETTINGS))
-        host.write("/etc/systemd/system/domus-agent.service", AGENT_UNIT)
-        host.run("systemctl", "daemon-reload")
         host.run("systemctl", "restart", "libvirtd.service")
-        host.run("systemctl", "enable", "--now", "domus-agent.service")
+        install_agent(host, AGENT_SETTINGS)
 
     def take_over(self, host: Host) -> None:
         """Make it ours."""
-        self.stack.wait_for(lambda: _require(":8899" in host.run("ss", "-ltn")), f"the agent of {host.name}")
-        secret = self.agent(host, "secret").split()[-1]
-        self.client.post("/api/v1/servers", {"name": host.name, "address": host.address, "port": 8899, "secret": secret})
-
-    def agent(self, host: Host, *words: str) -> str:
-        """Run domus-agent there."""
-        return host.run("env", "PYTHONPATH=/opt/domus/agent:/opt/domus/module_utils", "python3", "-m", "domus_agent", *words)
+        self.client.post("/api/v1/servers", {"name": host.name, "address": host.address, "port": 8899, "secret": secret_of(host)})
 
     def apply(self, document: dict[str, Any]) -> dict[str, Any]:
         """Apply a document and return the ended job."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.hosts.agents import install_agent
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
@@ -44,7 +45,7 @@ class Site:
     def up(self) -> Site:
         """Start the manager, take the servers over, apply the document."""
         for server in self.servers:
-            install_agent(server)
+            install_agent(server, {"heartbeat": 3, "statistics": 5}, PATIENCE)
         self.stack.up()
         for name, server in zip(NAMES, self.servers):
             server.shell("until ss -tln | grep -q :8899; do sleep 0.3; done", timeout=PATIENCE)
@@ -107,16 +108,6 @@ class Site:
         """Result and name of each server."""
         told = json.loads(self.command("rebuild", *words, "-o", "json", expected=expected))
         return [(one["result"], one["name"]) for one in told["servers"]]
-
-
-def install_agent(server: Host) -> None:
-    """The agent as the role installs it."""
-    server.copy_to(ROOT / "agent/domus_agent", "/opt/domus/agent/domus_agent")
-    server.copy_to(ROOT / "plugins/module_utils/domus_core", "/opt/domus/agent/domus_core")
-    server.copy_to(ROOT / "roles/agent/files/domus-agent.service", "/etc/systemd/system/domus-agent.service")
-    server.write("/usr/local/bin/domus-agent", '#!/bin/sh\nPYTHONPATH=/opt/domus/agent exec python3 -m domus_agent "$@"\n', mode="755")
-    server.write("/etc/domus/agent.yml", "heartbeat: 3\nstatistics: 5\n")
-    server.shell("systemctl daemon-reload; systemctl enable --now domus-agent; until [ -S /run/libvirt/libvirt-sock ]; do sleep 0.2; done", timeout=PATIENCE)
 
 
 @pytest.fixture

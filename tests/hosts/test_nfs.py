@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.hosts.agents import install_agent, secret_of
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
@@ -27,6 +28,7 @@ UNIT = "var-lib-domus-repositories-nas.mount"
 LEASE = 15
 # How long a machine without hardware virtualization may take for what takes a real one a second or two.
 PATIENCE = 240.0
+SETTINGS = {"heartbeat": 3, "statistics": 5}
 Item = dict[str, Any]
 
 
@@ -44,14 +46,12 @@ class Fleet:
     def up(self) -> Fleet:
         """Export a directory, and take the servers over."""
         with ThreadPoolExecutor(4) as pool:
-            work = [pool.submit(export, self.nas), *(pool.submit(install_agent, server) for server in self.servers)]
+            work = [pool.submit(export, self.nas), *(pool.submit(install_agent, server, SETTINGS, PATIENCE) for server in self.servers)]
             self.stack.up()  # not in a thread: its processes end with whoever started them
             for one in work:
                 one.result()
         for number, server in enumerate(self.servers, 1):
-            server.shell("until ss -tln | grep -q :8899; do sleep 0.3; done", timeout=PATIENCE)
-            secret = server.run("domus-agent", "secret").split()[-1]
-            self.stack.client.post("/api/v1/servers", {"name": f"s{number}", "address": server.address, "secret": secret})
+            self.stack.client.post("/api/v1/servers", {"name": f"s{number}", "address": server.address, "secret": secret_of(server)})
         self.wait_for(lambda: all(one["state"] == "running" or one["state"] == "online" for one in self.states()), "the first callbacks")
         return self
 
@@ -88,16 +88,6 @@ def export(nas: Host) -> None:
     nas.write("/etc/exports", "/export/vms *(rw,no_root_squash,no_subtree_check)\n/export/photos *(rw,no_root_squash,no_subtree_check)\n")
     nas.write("/etc/nfs.conf.d/lab.conf", f"[nfsd]\nlease-time={LEASE}\ngrace-time={LEASE}\n")
     nas.shell("mkdir -p /export/vms /export/photos; touch /export/photos/holiday.jpg; systemctl start nfs-server", timeout=PATIENCE)
-
-
-def install_agent(server: Host) -> None:
-    """The agent as the role installs it."""
-    server.copy_to(ROOT / "agent/domus_agent", "/opt/domus/agent/domus_agent")
-    server.copy_to(ROOT / "plugins/module_utils/domus_core", "/opt/domus/agent/domus_core")
-    server.copy_to(ROOT / "roles/agent/files/domus-agent.service", "/etc/systemd/system/domus-agent.service")
-    server.write("/usr/local/bin/domus-agent", '#!/bin/sh\nPYTHONPATH=/opt/domus/agent exec python3 -m domus_agent "$@"\n', mode="755")
-    server.write("/etc/domus/agent.yml", "heartbeat: 3\nstatistics: 5\n")
-    server.shell("systemctl daemon-reload; systemctl enable --now domus-agent; until [ -S /run/libvirt/libvirt-sock ]; do sleep 0.2; done", timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

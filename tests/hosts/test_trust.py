@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cryptography import x509
 from domus_agent.certificates import new_request
 from domus_controller.security import authority as authorities
@@ -21,10 +20,11 @@ from domus_core.clients.agent import AgentClient
 from domus_core.clients.wire import libvirt_subjects
 from domus_core.errors import DomusError, Unreachable
 
+from tests.hosts.agents import install_agent, secret_of
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
-from tests.support.agent_process import ROOT, wait_until
+from tests.support.agent_process import wait_until
 from tests.support.small_authority import SmallAuthority
 from tests.support.trusting_manager import Manager
 
@@ -41,20 +41,10 @@ class Pair:
     key: str
 
 
-def install_agent(host: Host, pool: str = "default", **settings: Any) -> None:
-    """The agent as the role installs it, and libvirt's part that the role writes."""
-    host.copy_to(ROOT / "agent/domus_agent", "/opt/domus/agent/domus_agent")
-    host.copy_to(ROOT / "plugins/module_utils/domus_core", "/opt/domus/agent/domus_core")
-    host.copy_to(ROOT / "roles/agent/files/domus-agent.service", "/etc/systemd/system/domus-agent.service")
-    host.write("/etc/domus/agent.yml", yaml.safe_dump({**SETTINGS, **settings}), mode="600")
-    host.shell("install -d -m 755 /etc/pki")
+def install(host: Host, pool: str = "default", **settings: Any) -> None:
+    """The agent, and libvirt's part that the role writes."""
     host.shell(f"echo 'tls_allowed_dn_list = [\"{libvirt_subjects(pool)}\"]' >> /etc/libvirt/libvirtd.conf; systemctl restart libvirtd")
-    host.shell("systemctl daemon-reload; systemctl enable --now domus-agent")
-    wait_until(lambda: host.attempt("env", "PYTHONPATH=/opt/domus/agent", "python3", "-m", "domus_agent", "secret").code == 0, PATIENCE)
-
-
-def secret_of(host: Host) -> str:
-    return host.run("env", "PYTHONPATH=/opt/domus/agent", "python3", "-m", "domus_agent", "secret").strip()
+    install_agent(host, {**SETTINGS, **settings}, PATIENCE)
 
 
 def take(manager: Manager, host: Host, pool: str = "default", **more: Any) -> dict[str, Any]:
@@ -152,7 +142,7 @@ def site(lab: Lab, module_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory
     try:
         ids = {}
         for host, owner, pool in ((one, manager, "default"), (two, manager, "default"), (pooled, manager, "rack7"), (foreign, other, "default")):
-            install_agent(host, pool)
+            install(host, pool)
             ids[host.name] = str(take(owner, host, pool)["id"])
         yield Site(manager, other, one, two, pooled, foreign, ids)
     finally:
@@ -301,7 +291,7 @@ def test_a_server_that_is_installed_anew_takes_its_place(site: Site) -> None:
     old = servers.find(manager.store, host.name)["id"]
     host.power_off()
     host.reinstall()
-    install_agent(host, "rack7")
+    install(host, "rack7")
     manager.store.write(lambda c: c.execute("UPDATE servers SET state = 'offline'").rowcount)
     with pytest.raises(DomusError, match="name of another server"):
         take(manager, host, "rack7")

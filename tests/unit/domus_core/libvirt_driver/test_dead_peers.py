@@ -17,7 +17,8 @@ import socket, sys
 made = [socket.create_connection((host, int(port))) for host, port in (word.split("/") for word in sys.argv[3:])]
 print("ready", flush=True)
 sys.stdin.readline()
-options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *((socket.IPPROTO_TCP, one) for one in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, 18))]
+names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *((socket.IPPROTO_TCP, getattr(socket, name)) for name in names)]
 print([[one.getsockopt(*option) for option in options] for one in made], flush=True)
 """
 

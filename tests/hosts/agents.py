@@ -1,0 +1,32 @@
+"""The agent of this checkout on a test host, as the role installs it: the quick way, without Ansible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.hosts.lab.commands import wait_until
+from tests.hosts.lab.host import Host
+
+ROOT = Path(__file__).parents[2]
+COMMAND = '#!/bin/sh\nPYTHONPATH=/opt/domus/agent exec python3 -m domus_agent "$@"\n'
+
+
+def install_agent(host: Host, settings: dict[str, Any], patience: float = 60.0) -> None:
+    """Install and start it with these settings, and wait until it answers."""
+    host.copy_to(ROOT / "agent/domus_agent", "/opt/domus/agent/domus_agent")
+    host.copy_to(ROOT / "plugins/module_utils/domus_core", "/opt/domus/agent/domus_core")
+    host.copy_to(ROOT / "roles/agent/files/domus-agent.service", "/etc/systemd/system/domus-agent.service")
+    host.write("/usr/local/bin/domus-agent", COMMAND, mode="755")
+    host.write("/etc/domus/agent.yml", yaml.safe_dump(settings), mode="600")
+    host.run("install", "-d", "-m", "755", "/etc/pki")
+    host.run("systemctl", "daemon-reload", timeout=patience)
+    host.run("systemctl", "enable", "--now", "domus-agent", timeout=patience)
+    wait_until(lambda: host.attempt("domus-agent", "secret", timeout=patience).code == 0, patience, f"the agent of {host.name}")
+
+
+def secret_of(host: Host) -> str:
+    """The one-time secret that takes it over."""
+    return host.run("domus-agent", "secret", timeout=120).split()[-1]
