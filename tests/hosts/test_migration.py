@@ -198,7 +198,7 @@ def test_the_manager_is_killed_and_says_afterwards_where_it_is(site: MigrationSi
     ended = site.fleet.ended(job)
     assert ended["state"] == "succeeded", ended["error"]
     site.runs_once("manager1", site.two)
-    site.is_told("manager1", site.two)
+    site.fleet.stack.wait_for(lambda: site.is_told("manager1", site.two), "the manager's view", 30)
 
 
 def test_the_manager_is_away_until_it_has_arrived(site: MigrationSite) -> None:
@@ -209,7 +209,7 @@ def test_the_manager_is_away_until_it_has_arrived(site: MigrationSite) -> None:
     site.fleet.stack.start("manager")
     site.fleet.stack.wait_until_up()
     assert site.fleet.ended(job)["state"] == "succeeded"
-    site.is_told("manager2", site.two)
+    site.fleet.stack.wait_for(lambda: site.is_told("manager2", site.two), "the manager's view", 30)
 
 
 def test_the_network_between_them_is_cut_in_the_middle(site: MigrationSite) -> None:
