@@ -24,7 +24,7 @@ def install_agent(host: Host, settings: dict[str, Any], patience: float = 60.0) 
     host.run("install", "-d", "-m", "755", "/etc/pki")
     host.run("systemctl", "daemon-reload", timeout=patience)
     host.run("systemctl", "enable", "--now", "domus-agent", timeout=patience)
-    wait_until(lambda: host.attempt("domus-agent", "secret", timeout=patience).code == 0, patience, f"the agent of {host.name}")
+    wait_until(lambda: ":8899" in host.run("ss", "-ltn", timeout=patience), patience, f"the agent of {host.name}")
 
 
 def secret_of(host: Host) -> str:

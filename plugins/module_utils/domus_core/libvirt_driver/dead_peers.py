@@ -27,17 +27,23 @@ class DeadPeers:
         self._pid = process_of(uuid, proc)
         self._addresses = _addresses(address)
         self._seen: set[str] = set()
+        self.problem = ""
 
     def watch(self) -> int:
-        """See to the connections that are new; return how many. What can not be done is left as it was: the migration itself is not concerned."""
+        """See to the connections that are new; return how many. What can not be done is left as it was, and `problem` says why: the migration goes on."""
         if self._pid is None:
             return 0
         armed = 0
         with contextlib.suppress(OSError):
             for descriptor, link in self._new_sockets():
                 self._seen.add(link)
-                with contextlib.suppress(OSError), _taken(self._pid, descriptor) as taken:
-                    armed += self._arm(taken)
+                try:
+                    with _taken(self._pid, descriptor) as taken:
+                        armed += self._arm(taken)
+                except PermissionError as error:
+                    self.problem = f"a server that is gone may be noticed late, QEMU's connections can not be taken: {error}"
+                except OSError:  # closed meanwhile, or not connected
+                    continue
         return armed
 
     def _new_sockets(self) -> Iterator[tuple[int, str]]:

@@ -154,9 +154,12 @@ class _Mover:
     def _watch(self, connection: Any, progress: Progress, cancelled: Question) -> None:
         """Until the call ends: tell how far it is, and end it when it is no longer wanted. The connection may break; the call tells that."""
         began = last = time.monotonic()
-        aborted, downtime_set = False, self.options.downtime is None
+        aborted, downtime_set, problem = False, self.options.downtime is None, ""
         while not self._ended.wait(POLL):
             self.dead_peers.watch()
+            if self.dead_peers.problem != problem:
+                problem = self.dead_peers.problem
+                progress(problem)
             now = time.monotonic()
             late = self.options.timeout is not None and now - began > self.options.timeout
             try:

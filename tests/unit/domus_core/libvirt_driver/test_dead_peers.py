@@ -6,14 +6,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from domus_core.libvirt_driver import dead_peers
 from domus_core.libvirt_driver.dead_peers import COUNT, IDLE, INTERVAL, UNREAD, DeadPeers, process_of
 
 UUID = "0e3f5a9c-0000-4000-8000-0000000000aa"
 # As QEMU: a name and a UUID among its arguments, one connection to each port it is told.
 PROGRAM = """
 import socket, sys
+listens = socket.create_server(("127.0.0.2", 0))
 made = [socket.create_connection((host, int(port))) for host, port in (word.split("/") for word in sys.argv[3:])]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -43,6 +46,19 @@ def test_only_connections_to_the_other_server_end_when_it_is_gone(servers: list[
     other, armed = eval(told)
     assert other[0] == 0
     assert armed == [1, IDLE, INTERVAL, COUNT, UNREAD]
+
+
+def test_what_may_not_be_taken_is_told(servers: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*dummy: Any) -> Any:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(dead_peers, "_taken", refused)
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, "-uuid", UUID, "{}/{}".format(*servers[0].getsockname())], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        peers = DeadPeers(UUID, "127.0.0.1")
+        assert peers.watch() == 0
+        assert "Operation not permitted" in peers.problem
+        process.communicate("\n")
 
 
 def test_a_process_that_is_not_there_concerns_nobody() -> None:
