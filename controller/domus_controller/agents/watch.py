@@ -19,6 +19,8 @@ LATE_SECONDS = 10.0
 INVENTORY_SECONDS = 60.0
 # How often a silent server is asked why, how long its answer may take, and how many are asked side by side.
 ASK_SECONDS, ANSWER_SECONDS, ASK_AT_ONCE = 60.0, 5.0, 16
+# How soon a server that could not give its inventory is asked for it again.
+AGAIN_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +37,7 @@ class Watch:
         self._listening_since = 0.0
         self._states: dict[str, str] = {}
         self._asked: dict[str, float] = {}
+        self._failed: dict[str, float] = {}
 
     def look(self) -> None:
         """Judge all servers by what was heard until now. Raises what the database raises; then nothing could be heard, either."""
@@ -49,7 +52,8 @@ class Watch:
         states, now = self._states, self._uptime()
         self._asked = {id: at for id, at in self._asked.items() if states.get(id, servers.RUNNING) not in servers.CONNECTED and now - at < ASK_SECONDS}
         silent = [id for id, state in states.items() if state in (servers.DISCONNECTED, servers.OFFLINE, servers.UNKNOWN) and id not in self._asked]
-        incomplete = [id for id in callbacks.incomplete(self._store) if states.get(id) in servers.CONNECTED]
+        self._failed = {id: at for id, at in self._failed.items() if now - at < AGAIN_SECONDS}
+        incomplete = [id for id in callbacks.incomplete(self._store) if states.get(id) in servers.CONNECTED and id not in self._failed]
         self._asked.update(dict.fromkeys(silent, now))
         if silent or incomplete:
             with ThreadPoolExecutor(ASK_AT_ONCE, "attending") as pool:
@@ -73,6 +77,7 @@ class Watch:
             found = self._agents.call(server_id, "inventory", {}, timeout=INVENTORY_SECONDS)
         except DomusError as error:
             logger.info("inventory of server %s: %s", server_id, error)
+            self._failed[server_id] = self._uptime()
             return
         objects.replace_all(self._store, server_id, found["objects"], since)
         callbacks.completed(self._store, server_id, position["epoch"])

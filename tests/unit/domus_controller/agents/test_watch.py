@@ -237,8 +237,10 @@ def test_an_incomplete_copy_is_completed_once_the_server_answers(room: Room) -> 
         pytest.fail("a jump in the numbers is expected to make the copy incomplete")
     room.agents.failure = Unreachable("gone")
     room.watch.attend()
-    assert callbacks.incomplete(room.store) == ["s1"]
+    room.watch.attend()
+    assert (callbacks.incomplete(room.store), room.agents.asked) == (["s1"], ["inventory"]), "a failing server is left alone for a while"
     room.agents.failure = None
+    room.wait(6)
     room.watch.attend()
     assert callbacks.incomplete(room.store) == []
     assert objects.find(room.store, "network", "lan")["server"] == "srv1"
