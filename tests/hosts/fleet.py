@@ -6,7 +6,7 @@ from typing import Any
 
 from domus_core.clients.manager import ManagerClient
 
-from tests.hosts.agents import install_agent, secret_of
+from tests.hosts.agents import install_agent, prepare_migration, secret_of
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
 from tests.support.stack import Stack, free_port
@@ -39,11 +39,7 @@ class Fleet:
 
     def install(self, host: Host) -> None:
         """The agent of this checkout, as a service, and libvirt's part that the role writes."""
-        host.run("mkdir", "-p", "/etc/pki/CA", "/etc/pki/libvirt/private", "/etc/pki/qemu")
-        host.shell(
-            "grep -q ^default_tls_x509_verify /etc/libvirt/qemu.conf || echo 'default_tls_x509_verify = 1' >>/etc/libvirt/qemu.conf; chgrp kvm /etc/pki/qemu"
-        )
-        host.run("systemctl", "restart", "libvirtd.service")
+        prepare_migration(host)
         install_agent(host, AGENT_SETTINGS)
 
     def take_over(self, host: Host) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.hosts.agents import install_agent, secret_of
+from tests.hosts.agents import install_agent, prepare_migration, secret_of
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
@@ -28,7 +28,7 @@ UNIT = "var-lib-domus-repositories-nas.mount"
 LEASE = 15
 # How long a machine without hardware virtualization may take for what takes a real one a second or two.
 PATIENCE = 240.0
-SETTINGS = {"heartbeat": 3, "statistics": 5}
+SETTINGS = {"heartbeat": 3, "statistics": 5, "libvirt_tls": True}
 Item = dict[str, Any]
 
 
@@ -46,7 +46,7 @@ class Fleet:
     def up(self) -> Fleet:
         """Export a directory, and take the servers over."""
         with ThreadPoolExecutor(4) as pool:
-            work = [pool.submit(export, self.nas), *(pool.submit(install_agent, server, SETTINGS, PATIENCE) for server in self.servers)]
+            work = [pool.submit(export, self.nas), *(pool.submit(_install, server) for server in self.servers)]
             self.stack.up()  # not in a thread: its processes end with whoever started them
             for one in work:
                 one.result()
@@ -85,9 +85,20 @@ class Fleet:
 
 def export(nas: Host) -> None:
     """Be an NFS server."""
-    nas.write("/etc/exports", "/export/vms *(rw,no_root_squash,no_subtree_check)\n/export/photos *(rw,no_root_squash,no_subtree_check)\n")
+    nas.write(
+        "/etc/exports",
+        "/export/vms *(rw,no_root_squash,no_subtree_check)\n/export/photos *(rw,no_root_squash,no_subtree_check)\n/export/isos *(ro,no_subtree_check)\n",
+    )
     nas.write("/etc/nfs.conf.d/lab.conf", f"[nfsd]\nlease-time={LEASE}\ngrace-time={LEASE}\n")
-    nas.shell("mkdir -p /export/vms /export/photos; touch /export/photos/holiday.jpg; systemctl start nfs-server", timeout=PATIENCE)
+    nas.shell(
+        "mkdir -p /export/vms /export/photos /export/isos/ISOs; touch /export/photos/holiday.jpg /export/isos/ISOs/debian.iso; systemctl start nfs-server",
+        timeout=PATIENCE,
+    )
+
+
+def _install(server: Host) -> None:
+    prepare_migration(server, PATIENCE)
+    install_agent(server, SETTINGS, PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +175,32 @@ def test_both_make_the_same_disks_at_once(fleet: Fleet) -> None:
         assert note["spec"]["name"] == f"shared{number}"
     assert fleet.nas.shell("ls -A /export/vms/VirtualDisks | grep -c '^shared.*img$'").strip() == "5"
     assert "partial" not in fleet.nas.run("ls", "-A", "/export/vms/VirtualDisks")
+
+
+def test_a_vm_moves_on_it_while_it_runs(fleet: Fleet) -> None:
+    """libvirt knows by itself that NFS is shared, and its locks let one server after the other write."""
+    for server, other, name in ((fleet.servers[1], fleet.servers[0], "s2"), (fleet.servers[0], fleet.servers[1], "s1")):
+        job = ended(fleet.stack, fleet.stack.client.post("/api/v1/vms/web1/migrate", {"server": name})["id"], PATIENCE)
+        assert job["state"] == "succeeded", job["error"]
+        assert "web1" in server.run("virsh", "list", "--name").split()
+        assert "web1" not in other.run("virsh", "list", "--all", "--name").split()
+        write_to_disk(server, "web1")
+        fleet.wait_for(lambda name=name: fleet.vm("web1")["server"] == name, "the manager's view")
+
+
+def test_version_3_and_read_only(fleet: Fleet) -> None:
+    nfs = {"server": fleet.nas.address, "export": "/export/isos", "version": "3", "read_only": True}
+    isos = {"name": "isos", "nfs": nfs, "adopted": True, "servers": ["s2"]}
+    fleet.apply(repositories=[isos])
+    told = fleet.wait_for(lambda: fleet.repository("s2", "isos")["measured"], "what s2 tells of it")
+    assert told["available"] and "version 3" in told["not_for_ha"], told
+    options = fleet.servers[1].run("findmnt", "-no", "OPTIONS", "/var/lib/domus/repositories/isos").split(",")
+    assert {"ro", "vers=3"} <= set(options), options
+    job = fleet.apply(succeeds=False, virtual_disks=[{"name": "no", "repository": "isos", "size": "1MiB", "servers": ["s2"]}])
+    assert "read" in json.dumps(job)
+    assert [one["changed"] for one in fleet.apply(repositories=[isos])["result"]["objects"]] == [False]
+    fleet.apply(repositories=[{"name": "isos", "state": "absent", "servers": ["s2"]}])
+    assert fleet.servers[1].run("findmnt", "-nt", "nfs,nfs4", "-o", "TARGET").split() == [MOUNTED]
 
 
 def test_a_disk_in_use_elsewhere_is_not_deleted(fleet: Fleet) -> None:
