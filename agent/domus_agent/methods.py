@@ -11,10 +11,12 @@ from typing import Any, Callable, Optional
 
 from domus_core import engine
 from domus_core.clients.wire import PROTOCOLS
-from domus_core.errors import Forbidden, InvalidSpec, NotFound
+from domus_core.errors import DomusError, Forbidden, InvalidSpec, NotFound
 from domus_core.libvirt_driver.adoption import adopt
 from domus_core.libvirt_driver.server import describe_server
 from domus_core.model.document import DEFAULT_SITE, parse_document
+from domus_core.model.fields import parse_spec, plain
+from domus_core.model.vm_devices import CpuBaselineSpec
 
 from .connections import Connections
 from .libvirt_tls import LibvirtTls
@@ -27,6 +29,7 @@ LONGEST_WAIT, SHORT_WAIT = 20.0, 0.5
 # Each holds a thread of the door; beyond that they wait shortly, so that other calls find one.
 MOST_WAITING = 32
 MOST_SOUGHT = 10_000
+MOST_CPUS = 512
 _NUMBER = (int, float)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 _REQUIRED = object()
@@ -178,6 +181,16 @@ class Methods:
         states = {uuid: one.state for uuid, one in found.items() if one is not None}
         return {"vms": {uuid: {"state": state.state, "persistent": state.persistent} for uuid, state in states.items()}}
 
+    def _baseline_cpu(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        if not 0 < len(parameters["cpus"]) <= MOST_CPUS:
+            raise InvalidSpec(f"is not a list of 1 to {MOST_CPUS} CPUs", field="cpus")
+        problems: list[DomusError] = []
+        cpus = [parse_spec(CpuBaselineSpec, cpu, problems, "cpus") for cpu in parameters["cpus"]]
+        if problems:
+            raise problems[0]
+        with self._connections.driver() as driver:
+            return {"cpu": plain(driver.baseline_cpu([cpu for cpu in cpus if cpu is not None]))}
+
     def _resync(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         mark = self._store.announce_all()
         self.resync()
@@ -237,6 +250,7 @@ METHODS: dict[str, Method] = {
     "plan": Method(Methods._plan, _WORKERS, _DOCUMENT),
     "inventory": Method(Methods._inventory),
     "find_vms": Method(Methods._find_vms, parameters={"vms": Parameter((list,))}),
+    "baseline_cpu": Method(Methods._baseline_cpu, parameters={"cpus": Parameter((list,))}),
     "resync": Method(Methods._resync),
     "migration_facts": Method(Methods._migration_facts, parameters={"vm": _TEXT, "contents": Parameter((bool,), False)}),
     "migration_offer": Method(Methods._migration_offer, parameters={"vm": Parameter((dict,))}),

@@ -139,10 +139,10 @@ object:
     facts:
       description: 'Hardware, versions and capabilities of the server; sizes in bytes: among them C(uuid) (libvirt''s host
         UUID), C(cpu) (model, vendor, features that its model does not have, and the XML that libvirt compares), C(guest_cpu_xml)
-        (what C(host-model) gives), C(cpus), C(cpu_topology), C(memory), C(numa_cells) (memory, cpus and distances), C(libvirt_version)
-        and C(hypervisor_version); in C(measured) also what the kernel tells: C(kernel), C(distribution), C(booted_at), C(machine),
-        C(block_devices) (size, rotational, model, wwn), C(interfaces) (kind, link, speed in Mbit/s, ports of bridges and
-        bonds) and C(huge_pages).'
+        and C(guest_cpu) (what C(host-model) gives, as XML and as data), C(cpus), C(cpu_topology), C(memory), C(numa_cells)
+        (memory, cpus and distances), C(libvirt_version) and C(hypervisor_version); in C(measured) also what the kernel tells:
+        C(kernel), C(distribution), C(booted_at), C(machine), C(block_devices) (size, rotational, model, wwn), C(interfaces)
+        (kind, link, speed in Mbit/s, ports of bridges and bonds) and C(huge_pages).'
       returned: when the object exists
       type: dict
 """

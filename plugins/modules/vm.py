@@ -87,6 +87,36 @@ options:
       - 'C(host-passthrough), C(host-model), C(maximum), or a name that libvirt knows; left out: libvirt''s choice.'
       - A change waits for the next restart.
     type: str
+  cpu_baseline:
+    description:
+      - A CPU that all servers of its cpu_group have; a manager fills it in, as libvirt computes it, where cpu_model is left
+        out.
+      - A change waits for the next restart.
+    type: dict
+    suboptions:
+      model:
+        description:
+          - The model's name.
+          - A change waits for the next restart.
+        type: str
+        required: true
+      vendor:
+        description:
+          - Its vendor.
+          - A change waits for the next restart.
+        type: str
+      require:
+        description:
+          - Features beyond the model.
+          - A change waits for the next restart.
+        type: list
+        elements: str
+      disable:
+        description:
+          - Features of the model that it lacks.
+          - A change waits for the next restart.
+        type: list
+        elements: str
   cpu_topology:
     description:
       - Layout of the vCPUs; its product is cpus_max.

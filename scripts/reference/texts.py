@@ -86,7 +86,8 @@ MEASURED: dict[str, dict[str, tuple[str, str]]] = {
         "machines": ("The machine types that VMs can have.", "list"),
         "facts": (
             "Hardware, versions and capabilities of the server; sizes in bytes: among them `uuid` (libvirt's host UUID), `cpu` (model, vendor, features"
-            " that its model does not have, and the XML that libvirt compares), `guest_cpu_xml` (what `host-model` gives), `cpus`, `cpu_topology`, `memory`,"
+            " that its model does not have, and the XML that libvirt compares), `guest_cpu_xml` and `guest_cpu` (what `host-model` gives, as XML and as data),"
+            " `cpus`, `cpu_topology`, `memory`,"
             " `numa_cells` (memory, cpus and distances), `libvirt_version` and `hypervisor_version`; in `measured` also what the kernel tells: `kernel`,"
             " `distribution`, `booted_at`, `machine`, `block_devices` (size, rotational, model, wwn), `interfaces` (kind, link, speed in Mbit/s, ports of"
             " bridges and bonds) and `huge_pages`.",

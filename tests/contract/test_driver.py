@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from domus_core.driver import Driver
 from domus_core.engine import apply
-from domus_core.errors import Busy
+from domus_core.errors import Busy, Conflict, Unsupported
 from domus_core.fake_driver.driver import EMPTY, FakeDriver
 from domus_core.model.document import key_of, parse_document
 from domus_core.model.fields import LIVE, fields_of
 from domus_core.model.kinds import BY_NAME, KINDS
 from domus_core.model.snapshot import Found, ImageFile
+from domus_core.model.vm_devices import CpuBaselineSpec
 from domus_core.planning.comparison import compare, waiting
 from domus_core.planning.reconcile import plan
 
@@ -231,3 +232,19 @@ def test_an_object_is_changed_by_one_at_a_time(server: Any) -> None:
         assert refused([("vm", "web1")], []) and refused([], [("vm", "web1")]) and refused([("network", "lan")], [])
         assert not refused([("vm", "web2")], [("network", "lan")])
     assert not refused([("vm", "web1"), ("network", "lan")], [])
+
+
+AMD = [CpuBaselineSpec("EPYC", "AMD", ("pku",)), CpuBaselineSpec("EPYC-Rome", "AMD", ("pku",), ("monitor",))]
+
+
+def test_the_cpu_that_several_have_in_common(server: Any) -> None:
+    if not server.does_all_live:  # libvirt's test driver has no hypervisor to ask
+        with pytest.raises(Unsupported):
+            server.driver.baseline_cpu(AMD)
+        return
+    one, both = server.driver.baseline_cpu(AMD[:1]), server.driver.baseline_cpu(AMD)
+    assert (one.model, one.vendor) == ("EPYC", "AMD") and "pku" in one.require
+    assert both.model == "EPYC" and "pku" in both.require and "monitor" in both.disable
+    assert server.driver.baseline_cpu(AMD[::-1]) == both
+    with pytest.raises(Conflict):
+        server.driver.baseline_cpu([*AMD, CpuBaselineSpec("Nehalem", "Intel")])

@@ -19,8 +19,11 @@ from domus_controller.security.sealing import Sealing
 from domus_controller.store import callbacks, jobs, objects, server_states, servers
 from domus_controller.store.database import Store
 from domus_core.errors import Conflict, DomusError, Moved, NotFound, Unreachable
+from domus_core.fake_driver.cpu_models import baseline_cpu
 from domus_core.model.document import key_of, parse_document
+from domus_core.model.fields import plain, restore
 from domus_core.model.kinds import KINDS
+from domus_core.model.vm_devices import CpuBaselineSpec
 from domus_core.version import VERSION
 
 ENDED = {"succeeded", "failed", "cancelled"}
@@ -38,6 +41,8 @@ class FakeAgents:
         self.holding = False
         self.fails: Mapping[str, DomusError] = {}
         self.marks: dict[str, int] = {}
+        # Whose libvirt was asked for the baseline of CPUs.
+        self.compared: list[str] = []
         # Where VMs are by server id: {name: UUID}. Until a test says so, every server has what it is asked for.
         self.vms: dict[str, dict[str, str]] | None = None
         self.news = threading.Condition()
@@ -111,6 +116,10 @@ class FakeAgents:
     def _find_vms(self, server_id: str, vms: list[str]) -> dict[str, Any]:
         there = (self.vms or {}).get(server_id, {}).values()
         return {"vms": {uuid: {"state": "running", "persistent": True} for uuid in vms if uuid in there}}
+
+    def _baseline_cpu(self, server_id: str, cpus: list[dict[str, Any]]) -> dict[str, Any]:
+        self.compared.append(server_id)
+        return {"cpu": plain(baseline_cpu([restore(CpuBaselineSpec, cpu) for cpu in cpus]))}
 
     def _inventory(self, server_id: str) -> dict[str, Any]:
         return {"objects": [], "server": {}}

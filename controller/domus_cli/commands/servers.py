@@ -68,6 +68,18 @@ MOVES = [
 ]
 
 
+GROUPS = [
+    key("GROUP", "name"),
+    ("SERVERS", lambda group: ", ".join(one["server"] if one.get("cpu") else f"{one['server']} (not told)" for one in group["members"])),
+    ("BASELINE", lambda group: _cpu(group["baseline"]) if group["baseline"] else f"none: {group['problem']}"),
+]
+
+
+def _cpu(cpu: Mapping[str, Any]) -> str:
+    """As people write CPUs: the model, what is added and what is taken away."""
+    return " ".join([cpu["model"], *(f"+{name}" for name in cpu.get("require") or ()), *(f"-{name}" for name in cpu.get("disable") or ())])
+
+
 @click.group("server")
 def server_group() -> None:
     """Servers: the machines that VMs run on."""
@@ -90,6 +102,13 @@ def list_command(output: Output, limit: int | None) -> None:
 def show_command(output: Output, server: str) -> None:
     """Show one server."""
     output.item(connect().get(f"{SERVERS}/{server}"), FIELDS)
+
+
+@server_group.command("cpu-groups")
+@with_output
+def cpu_groups_command(output: Output) -> None:
+    """List the CPU compatibility groups, and the CPU that all servers of each have."""
+    output.rows(connect().get("/api/v1/cpu-groups")["items"], GROUPS, empty="No server has told its CPU yet.")
 
 
 @server_group.command("discover")

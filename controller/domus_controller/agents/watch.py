@@ -12,11 +12,14 @@ from domus_core.errors import DomusError, Forbidden, NotFound, Unauthorized
 from ..store import callbacks, objects, server_states, servers
 from ..store.database import Store
 from ..store.server_states import Limits
+from . import cpu_groups
 from .pool import Agents
 
 # Whoever looks less often than that was stopped, or its clock was moved: what was not heard meanwhile proves nothing.
 LATE_SECONDS = 10.0
 INVENTORY_SECONDS = 60.0
+# How soon VMs are seen to be behind the baseline of their group; an apply looks at it anyway.
+GROUPS_SECONDS = 60.0
 # How often a silent server is asked why, how long its answer may take, and how many are asked side by side.
 ASK_SECONDS, ANSWER_SECONDS, ASK_AT_ONCE = 60.0, 5.0, 16
 # How soon a server that could not give its inventory is asked for it again.
@@ -38,6 +41,7 @@ class Watch:
         self._states: dict[str, str] = {}
         self._asked: dict[str, float] = {}
         self._failed: dict[str, float] = {}
+        self._grouped = float("-inf")
 
     def look(self) -> None:
         """Judge all servers by what was heard until now. Raises what the database raises; then nothing could be heard, either."""
@@ -58,6 +62,13 @@ class Watch:
         if silent or incomplete:
             with ThreadPoolExecutor(ASK_AT_ONCE, "attending") as pool:
                 list(pool.map(lambda work: work[0](work[1]), [*((self._diagnose, id) for id in silent), *((self._complete, id) for id in incomplete)]))
+
+    def attend_to_groups(self) -> None:
+        """Look whether the CPU groups are what they were. Raises what the database raises."""
+        if self._uptime() - self._grouped < GROUPS_SECONDS:
+            return
+        self._grouped = self._uptime()
+        cpu_groups.look_after(self._store, self._agents)
 
     def _diagnose(self, server_id: str) -> None:
         try:

@@ -35,6 +35,7 @@ FACTS: Schema = _object(
         xml={**TEXT, "description": "For libvirt to compare, and to find what several servers have in common."},
     ),
     guest_cpu_xml={**TEXT, "description": "The CPU that VMs with `host-model` get, in the same form."},
+    guest_cpu={"type": ["object", "null"], "description": "The same as data, as a VM's `cpu_baseline` has it."},
     cpus=NUMBER,
     cpu_topology=_object("Of the whole server.", sockets=NUMBER, cores=NUMBER, threads=NUMBER),
     memory=NUMBER,

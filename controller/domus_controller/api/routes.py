@@ -90,6 +90,8 @@ _SERVERS = (
     Route("POST", f"{API}/servers", "take_over_server", servers.take_over, ADMINISTER, "Take a free server over.", made("Server"), (), "TakeOver"),
     Route("POST", f"{API}/servers/discover", "discover_server", servers.discover, ADMINISTER,
           "Look who answers at an address, and with which fingerprint. Nothing is changed.", shows("Discovered"), (), "Discover"),
+    Route("GET", f"{API}/cpu-groups", "list_cpu_groups", servers.list_cpu_groups, READ,
+          "List the CPU compatibility groups, each with its servers and the CPU that all of them have.", shows("CpuGroups")),
     Route("GET", f"{API}/servers/{{id}}", "show_server", servers.show_server, READ, "Show a server.", shows("Server")),
     Route("DELETE", f"{API}/servers/{{id}}", "release_server", servers.release, ADMINISTER, "Make a server free again. Its VMs stay as they are.",
           gone("It is free."), (given.FORGET,)),

@@ -6,6 +6,7 @@ from domus_core.errors import Unreachable
 from domus_core.model.secrets import Secret
 from flask import Response
 
+from ..agents import cpu_groups
 from ..errors import answered_by_agent
 from ..jobs.evacuation import evacuate
 from ..jobs.migrate_run import options_of
@@ -28,6 +29,11 @@ def list_servers(call: Call) -> Response:
 def show_server(call: Call) -> Response:
     """One server."""
     return answer(servers.find(call.parts.store, call.path["id"]))
+
+
+def list_cpu_groups(call: Call) -> Response:
+    """All CPU compatibility groups; a baseline that is not known yet is asked for."""
+    return answer({"items": cpu_groups.shown(call.parts.store, call.parts.agents)})
 
 
 def take_over(call: Call) -> Response:

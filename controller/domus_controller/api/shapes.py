@@ -204,6 +204,17 @@ SHAPES: dict[str, Schema] = {
     ),
     "JobOrPlan": {"anyOf": [reference("Job"), reference("Plan")]},
     "ServerOrJob": {"anyOf": [reference("Server"), reference("Job")]},
+    "CpuGroups": shape("All CPU compatibility groups.", "items", items=list_of(reference("CpuGroup"))),
+    "CpuGroup": shape(
+        "A CPU compatibility group: servers among which VMs move.",
+        "name members baseline problem",
+        name=TEXT,
+        members=list_of(
+            shape("A server of the group.", "server", server=TEXT, server_id=TEXT, cpu=nothing_or(reference("CpuBaselineSpec")), virtualization=MAYBE_TEXT)
+        ),
+        baseline={**nothing_or(reference("CpuBaselineSpec")), "description": "The CPU that all of them have, as libvirt computes it: VMs of the group get it."},
+        problem={**MAYBE_TEXT, "description": "Why there is none."},
+    ),
     "JobOrEvacuation": {"anyOf": [reference("Job"), reference("Evacuation")]},
     "Evacuation": shape(
         "Where the VMs of a server would go, the first to move first.",

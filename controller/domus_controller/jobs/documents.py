@@ -12,6 +12,7 @@ from domus_core.model.kinds import KINDS
 from domus_core.planning.routing import route
 
 from ..store import fleet, objects
+from .cpu_baselines import give_baselines
 from .outcome import Target
 from .tools import Tools, Work
 
@@ -29,8 +30,9 @@ def prepare(tools: Tools, document: Any) -> Work:
     routed = route(whole, fleet.read_fleet(tools.store, with_vms=_has_new_vms(whole, located)), located)
     if not routed.documents:
         raise InvalidSpec("holds no object", object="document", remedy="Write down what there is to be")
+    documents = give_baselines(tools, whole, routed.documents)
     placements = {name: {"server": placed.server, "reason": placed.reason} for name, placed in routed.placements.items()}
-    return Work(whole, routed.documents, placements)
+    return Work(whole, documents, placements)
 
 
 def located_of(tools: Tools, site: str) -> Mapping[str, Sequence[str]]:

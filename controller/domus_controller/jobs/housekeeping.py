@@ -47,6 +47,7 @@ class Housekeeping:
 
     def _keep(self) -> None:
         self._watch.attend()
+        self._watch.attend_to_groups()
         self._forget_in -= LOOK_SECONDS
         if self._forget_in <= 0:
             self._forget_in = FORGET_SECONDS

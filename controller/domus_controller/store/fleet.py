@@ -23,7 +23,7 @@ READY = ("running",)
 
 def read_fleet(store: Store, *, with_vms: bool = True) -> list[Server]:
     """All servers; without VMs where nothing is to be placed: that saves reading them."""
-    specs, offers = _specs(store), _offers(store) if with_vms else {}
+    specs, offers = server_specs(store), _offers(store) if with_vms else {}
     vms = _vms(store) if with_vms else {}
     return [_server(one, specs.get(one["id"]), offers.get(one["id"], frozenset()), vms.get(one["id"], {})) for one in servers.all(store)]
 
@@ -65,7 +65,7 @@ def cpu_group_of(spec: Optional[ServerSpec], facts: Mapping[str, Any]) -> Option
     return own or facts.get("cpu_model") or None
 
 
-def _specs(store: Store) -> dict[str, ServerSpec]:
+def server_specs(store: Store) -> dict[str, ServerSpec]:
     """What is said of each server, by id; it is known by its own name there, whatever else was described on it before."""
     rows = store.rows(
         "SELECT o.server_id, json_extract(o.description, '$.spec') AS spec FROM objects o INDEXED BY objects_name JOIN servers s ON s.id = o.server_id"

@@ -174,6 +174,12 @@ def states_of_servers(database: Database) -> None:
     database.execute("UPDATE servers SET facts = NULL")
 
 
+@MANAGER(name="cpu_groups")
+def cpu_groups(database: Database) -> None:
+    """The baselines of CPU compatibility groups, with what they were made of."""
+    database.execute("CREATE TABLE cpu_groups (name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, baseline TEXT, problem TEXT) STRICT, WITHOUT ROWID")
+
+
 @STATISTICS(name="first_tables")
 def first_statistics(database: Database) -> None:
     """The latest statistics of each server, and samples at several steps."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Optional, Protocol
 
 from .model.document import Site
 from .model.snapshot import Found, Snapshot
+from .model.vm_devices import CpuBaselineSpec
 from .planning.steps import Step
 
 Target = tuple[str, str]
@@ -36,6 +37,9 @@ class Driver(Protocol):
 
     def addresses(self, vm: str) -> tuple[str, ...]:
         """The IP addresses that a running VM is known to have, best first."""
+
+    def baseline_cpu(self, cpus: Sequence[CpuBaselineSpec]) -> CpuBaselineSpec:
+        """The richest CPU that all of these offer a guest; Conflict when they have none in common, Unsupported where that is not to be known."""
 
     def close(self) -> None:
         """Let go of the server."""

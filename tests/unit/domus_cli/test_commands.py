@@ -305,3 +305,13 @@ def test_names_are_completed(manager: FakeManager) -> None:
 def test_the_completion_script_is_printed(domus: Domus) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "_DOMUS_COMPLETE" in domus("completion", shell).out
+
+
+def test_cpu_groups_say_what_all_of_their_servers_have(manager: FakeManager, domus: Domus) -> None:
+    cpu = {"model": "EPYC", "vendor": "AMD", "require": ["pku"], "disable": ["sha-ni"]}
+    members = [{"server": "s1", "cpu": cpu}, {"server": "s2", "cpu": None}]
+    groups = [{"name": "rack1", "members": members, "baseline": cpu, "problem": None}, {"name": "rack2", "members": [], "baseline": None, "problem": "no"}]
+    manager.answers["GET", "/api/v1/cpu-groups"] = {"items": groups}
+    header, first, second = domus("server", "cpu-groups").out.splitlines()
+    assert header.split() == ["GROUP", "SERVERS", "BASELINE"]
+    assert "s1, s2 (not told)" in first and "EPYC +pku -sha-ni" in first and "none: no" in second

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Optional
 
@@ -11,7 +11,9 @@ from ..driver import Target
 from ..model.document import Site
 from ..model.server import ServerState
 from ..model.snapshot import Found, Snapshot
+from ..model.vm_devices import CpuBaselineSpec
 from ..planning.steps import Step
+from .cpu_models import baseline_cpu
 from .simulation import simulate
 
 EMPTY = Snapshot(ServerState(virtualization="qemu"), {})
@@ -60,6 +62,10 @@ class FakeDriver:
     def addresses(self, vm: str) -> tuple[str, ...]:
         """No guest runs here, so there are none."""
         return ()
+
+    def baseline_cpu(self, cpus: Sequence[CpuBaselineSpec]) -> CpuBaselineSpec:
+        """As libvirt would, of the models that are known here."""
+        return baseline_cpu(cpus)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Callable, Optional
 
@@ -14,10 +14,12 @@ from ..model.fields import plain, restore
 from ..model.kind import is_absent
 from ..model.server import ServerSpec, ServerState
 from ..model.snapshot import Found, Snapshot
+from ..model.vm_devices import CpuBaselineSpec
 from ..planning.steps import DELETE, Step
 from ..storage_connect.storage import Storage
 from . import network, repository, virtual_disk
 from .connection import connect, told
+from .cpu_baseline import baseline_cpu
 from .locks import held
 from .places import Places
 from .registry import Registry
@@ -107,6 +109,11 @@ class LibvirtDriver:
     def addresses(self, vm: str) -> tuple[str, ...]:
         """The IP addresses that a running VM is known to have, best first."""
         return self._vms().addresses(vm)
+
+    def baseline_cpu(self, cpus: Sequence[CpuBaselineSpec]) -> CpuBaselineSpec:
+        """What libvirt computes, for VMs of the virtualization that is used here."""
+        facts = self._server(self._site).facts
+        return baseline_cpu(self.connection, cpus, facts["architecture"], facts["virtualization"])
 
     def close(self) -> None:
         """Close the connection; a broken one is closed already."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DriverError
 from .connection import libvirt, translate
-from .host_cpu import guest_cpu_xml, host_cpu, numa_cell
+from .host_cpu import guest_cpu, guest_cpu_xml, host_cpu, numa_cell
 from .host_facts import read_host
 from .kvm_probe import usable_kvm
 from .remembered import boot_id, recall, remember, stamp
@@ -21,7 +21,7 @@ _CONFIGURATIONS = (("/etc/libvirt/libvirtd.conf", "/run/libvirtd.pid"), ("/etc/l
 _FIRMWARE_DIRECTORIES = ("/usr/share/qemu/firmware", "/etc/qemu/firmware", "/usr/share/OVMF")
 
 # What is remembered has another one when facts were added.
-FORMAT = "2"
+FORMAT = "3"
 # Secure boot and every newer device need it; a server without it is asked for its own default machine.
 _PREFERRED_MACHINE = "q35"
 
@@ -131,6 +131,7 @@ def _read_guests(connection: Any, host: dict[str, Any], virtualization: str) -> 
     return {
         "cpu_models": sorted(model.text for model in root.iterfind("cpu/mode[@name='custom']/model[@usable='yes']")),
         "guest_cpu_xml": guest_cpu_xml(text),
+        "guest_cpu": guest_cpu(text),
         "cpu_modes": [mode.get("name") for mode in root.iterfind("cpu/mode[@supported='yes']")],
         "vcpus_max": int(root.find("vcpu").get("max")) if root.find("vcpu") is not None else None,
         "firmware": {
@@ -151,6 +152,7 @@ def _untold_guests() -> dict[str, Any]:
     return {
         "cpu_models": None,
         "guest_cpu_xml": None,
+        "guest_cpu": None,
         "cpu_modes": None,
         "vcpus_max": None,
         "firmware": {"uefi": None, "secure_boot": None},

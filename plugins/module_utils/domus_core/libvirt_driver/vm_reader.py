@@ -10,8 +10,9 @@ from ..errors import DomusError
 from ..model.fields import given, make, merge
 from ..model.repository import TEMPLATES
 from ..model.vm import PLACEMENT_RULES, VmSpec
-from ..model.vm_devices import CdromSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
+from ..model.vm_devices import CdromSpec, CpuBaselineSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
 from ..storage_connect.reach import NotAnswering
+from .host_cpu import cpu_of
 from .image_header import inspect
 from .places import Places
 from .vm_record import VmRecord
@@ -34,7 +35,7 @@ def read_vm(root: Any, record: Optional[VmRecord], places: Places, isos: Mapping
     values["virtualization"] = root.get("type")
     values["firmware"] = _firmware(root)
     values["boot"] = tuple(BOOT_CLASSES[boot.get("dev")] for boot in root.iterfind("os/boot") if boot.get("dev") in BOOT_CLASSES) or None
-    values["cpu_model"] = _cpu_model(root)
+    values["cpu_model"], values["cpu_baseline"] = _cpu(root, record.spec)
     if root.find("cpu/topology") is not None:
         values["cpu_topology"] = make(TopologySpec, read_fields(root.find("cpu/topology"), TopologySpec))
     if root.find("os/kernel") is not None:
@@ -60,12 +61,15 @@ def _firmware(root: Any) -> str:
     return "uefi-secure" if secure == ["yes"] or (loader is not None and loader.get("secure") == "yes") else "uefi"
 
 
-def _cpu_model(root: Any) -> Optional[str]:
+def _cpu(root: Any, asked: Optional[VmSpec]) -> tuple[Optional[str], Optional[CpuBaselineSpec]]:
+    """The model; or, where a baseline was asked for and the model is named, what is told of it and its features."""
     cpu = root.find("cpu")
     if cpu is None:
-        return None
+        return None, None
     mode = cpu.get("mode", "custom")
-    return get(cpu, "./model") if mode == "custom" else str(mode)
+    if mode != "custom" or asked is None or asked.cpu_baseline is None:
+        return (get(cpu, "./model") if mode == "custom" else str(mode)), None
+    return None, cpu_of(cpu)
 
 
 def _kernel(root: Any, asked: Optional[KernelSpec], places: Places) -> KernelSpec:
@@ -162,13 +166,18 @@ def _vnc(graphics: Optional[Any], record: VmRecord) -> VncSpec:
 def comparable(running: VmSpec, defined: VmSpec, started_as: Optional[VmSpec]) -> VmSpec:
     """What runs, without the differences that libvirt or the guest make by themselves; the same instance when none is left.
 
-    `started_as` is the record it was started with: libvirt replaces host-model by what that means here.
+    `started_as` is the record it was started with: libvirt replaces host-model by what that means here, and adds to a baseline what QEMU adds to it.
     The balloon's target is what the definition says, however much the guest has given back so far: see VmState.memory.
     """
     values = given(running)
     values.update({name: getattr(defined, name) for name in ("tags", "description", *PLACEMENT_RULES)})
-    if defined.cpu_model == "host-model" and (started_as is None or started_as.cpu_model in (None, "host-model")):
+    seen, own = values.pop("cpu_baseline", None), started_as.cpu_baseline if started_as else None
+    if defined.cpu_model == "host-model" and own is None and (started_as is None or started_as.cpu_model in (None, "host-model")):
         values["cpu_model"] = defined.cpu_model
+    elif seen is not None and own is not None and seen.model == own.model:
+        values["cpu_baseline"] = own
+    elif seen is not None:
+        values["cpu_model"] = seen.model
     if (defined.memory or 0) <= (running.memory_max or 0):
         values["memory"] = defined.memory
     known = {disk.name: disk for disk in defined.disks or ()}

@@ -111,6 +111,25 @@ def _put_cpu(root: Any, spec: VmSpec, writing: Writing) -> None:
         write_fields(ensure(cpu, "./topology"), spec.cpu_topology)
 
 
+def _put_baseline(root: Any, spec: VmSpec, writing: Writing) -> None:
+    """Another CPU takes the features of the baseline with it."""
+    cpu, wanted = ensure(root, "./cpu"), spec.cpu_baseline
+    for tag in ("model", "vendor", "feature") if wanted is not None else ("vendor", "feature"):
+        for old in cpu.findall(tag):
+            cpu.remove(old)
+    if wanted is None:
+        return
+    cpu.attrib.clear()
+    for name, value in (("mode", "custom"), ("match", "exact")):
+        cpu.set(name, value)
+    add(cpu, "model", wanted.model, fallback="forbid")
+    if wanted.vendor is not None:
+        add(cpu, "vendor", wanted.vendor)
+    for policy in ("require", "disable"):
+        for name in getattr(wanted, policy) or ():
+            add(cpu, "feature", policy=policy, name=name)
+
+
 def _put_firmware(root: Any, spec: VmSpec, writing: Writing) -> None:
     if spec.firmware == "bios":
         return
@@ -215,6 +234,7 @@ SPECIAL: dict[str, Callable[[Any, VmSpec, Writing], None]] = {
     "cpus": _put_cpus,
     "cpus_max": _put_cpus,
     "cpu_model": _put_cpu,
+    "cpu_baseline": _put_baseline,
     "cpu_topology": _put_cpu,
     "firmware": _put_firmware,
     "boot": _put_boot,

@@ -288,13 +288,14 @@ class Subnet(FieldType):
 
 
 class ListOf(FieldType):
-    """A list of values of one type, at most `most` of them, each once."""
+    """A list of values of one type, at most `most` of them, each once; with `sort` their order says nothing."""
 
     ansible = "list"
 
-    def __init__(self, item: FieldType, most: int = 64) -> None:
+    def __init__(self, item: FieldType, most: int = 64, *, sort: bool = False) -> None:
         self.item = item
         self.most = most
+        self.sort = sort
         self.noun = f"a list of {item.noun}"
 
     def parse(self, value: Any) -> tuple[Any, ...]:
@@ -306,4 +307,4 @@ class ListOf(FieldType):
         entries = tuple(self.item.parse(entry) for entry in value)
         if len(set(entries)) != len(entries):
             raise InvalidSpec("names the same entry twice", value=list(entries))
-        return entries
+        return tuple(sorted(entries)) if self.sort else entries

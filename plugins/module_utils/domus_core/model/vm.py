@@ -11,7 +11,7 @@ from .field_types import Choice, Flag, Integer, ListOf, Name, Size, Text
 from .fields import CREATION, IGNORE, RESTART, Object, Objects, attribute
 from .kind import POOL, Kind
 from .quantities import UNITS
-from .vm_devices import CdromSpec, CloudInitSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
+from .vm_devices import CdromSpec, CloudInitSpec, CpuBaselineSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
 
 KIB, MIB = UNITS["KiB"], UNITS["MiB"]
 # Only the VM's record says these: libvirt knows nothing of them.
@@ -65,6 +65,11 @@ class VmSpec:
         "`host-passthrough`, `host-model`, `maximum`, or a name that libvirt knows; left out: libvirt's choice.",
         effect=RESTART,
         example="host-model",
+    )
+    cpu_baseline: Optional[CpuBaselineSpec] = attribute(
+        Object(CpuBaselineSpec),
+        "A CPU that all servers of its cpu_group have; a manager fills it in, as libvirt computes it, where cpu_model is left out.",
+        effect=RESTART,
     )
     cpu_topology: Optional[TopologySpec] = attribute(
         Object(TopologySpec), "Layout of the vCPUs; its product is cpus_max.", effect=RESTART, xpath="./cpu/topology"
@@ -151,6 +156,8 @@ class VmSpec:
             return problems
         if self.delete_disks:
             problems.append(InvalidSpec("goes only with state absent", field="delete_disks", value=True))
+        if self.cpu_model and self.cpu_baseline:
+            problems.append(InvalidSpec("goes not together with cpu_model", field="cpu_baseline", remedy="Leave one of them out"))
         order = [device.boot_index for device in self._devices() if device.boot_index]
         if self.boot and order:
             problems.append(InvalidSpec("goes not together with boot_index of a device", field="boot", remedy="Order by class or by device"))

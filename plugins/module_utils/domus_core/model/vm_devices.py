@@ -6,12 +6,24 @@ import dataclasses
 from typing import Optional
 
 from ..errors import InvalidSpec
-from .field_types import Choice, FileReference, Flag, Integer, IpAddress, MacAddress, Name, SecretText, Size, Text
+from .field_types import Choice, FileReference, Flag, Integer, IpAddress, ListOf, MacAddress, Name, SecretText, Size, Text
 from .fields import CREATION, RESTART, attribute
 from .network import INTERFACE
 from .virtual_disk import SECTOR, source_problems
 
 BOOT_INDEX = Integer(1, 64)
+_CPU_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+CPU_FEATURES = ListOf(Name(), most=512, sort=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CpuBaselineSpec:
+    """A CPU as libvirt names it: a model, with what is added to it and what is taken away."""
+
+    model: str = attribute(Text(63, pattern=_CPU_WORD, noun="a CPU model"), "The model's name.", required=True, effect=RESTART, example="EPYC")
+    vendor: Optional[str] = attribute(Text(63, pattern=_CPU_WORD, noun="a vendor"), "Its vendor.", effect=RESTART, example="AMD")
+    require: Optional[tuple[str, ...]] = attribute(CPU_FEATURES, "Features beyond the model.", effect=RESTART, example=["pku"])
+    disable: Optional[tuple[str, ...]] = attribute(CPU_FEATURES, "Features of the model that it lacks.", effect=RESTART, example=["sha-ni"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .steps import CREATE, DELETE, KILL, UPDATE, Change, Step, step
 
 NOT_RECORDED = frozenset({"adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server"})
 GROUPS = ("disks", "cdroms", "nics")
+CPU_CHOICES = (("cpu_model", "cpu_baseline"), ("cpu_baseline", "cpu_model"))
 
 
 def plan_vm(view: SiteView, wanted: VmSpec, found: Optional[Found]) -> list[Step]:
@@ -61,7 +62,7 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
     wanted = _with_screen(_raise_limits(wanted, found), found)
     complete, steps = _complete_devices(view, wanted, found, uuid)
     changes = [effect_now(change, found) for change in compare(complete, found.spec, exact=bool(wanted.exact), skip=frozenset({"state", "name"}))]
-    changes += [*_disconnected(complete, found), *_ordered_otherwise(complete, found)]
+    changes += [*_other_cpu(complete, found), *_disconnected(complete, found), *_ordered_otherwise(complete, found)]
     acting = wanted.state not in (None, found.state.state)
     to_record = to_be_recorded(found.recorded, wanted.state, acting=acting)
     if to_record and not acting:
@@ -177,6 +178,15 @@ def _with_screen(wanted: VmSpec, found: Found) -> VmSpec:
     return make(VmSpec, values)
 
 
+def _other_cpu(wanted: VmSpec, found: Found) -> list[Change]:
+    """A VM has a model or a baseline: the one that is asked for leaves the other one behind."""
+    return [
+        Change(left, getattr(found.spec, left), None, RESTART)
+        for taken, left in CPU_CHOICES
+        if getattr(wanted, taken) is not None and getattr(found.spec, left) is not None
+    ]
+
+
 def _disconnected(wanted: VmSpec, found: Found) -> list[Change]:
     """A NIC that moves from a network to a bridge, or back, leaves the one behind."""
     known = {nic.name: nic for nic in found.spec.nics or ()}
@@ -215,7 +225,9 @@ def _device_without(device: Any, place: str, gone: set[str]) -> Any:
 def recorded(asked: VmSpec, before: Optional[VmSpec], whole: VmSpec) -> VmSpec:
     """What is written down as asked for: what was, overlaid by what is asked now, without what is gone."""
     merged = merge(before, asked) if before is not None else asked
-    values = {name: value for name, value in given(merged).items() if name not in NOT_RECORDED and (name != "boot" or whole.boot is not None)}
+    left = {"boot"} if whole.boot is None else set()
+    left |= {other for name, other in CPU_CHOICES if getattr(asked, name) is not None}
+    values = {name: value for name, value in given(merged).items() if name not in NOT_RECORDED | left}
     for group in GROUPS:
         kept = {one.name: given(one) for one in getattr(whole, group) or ()}
         if group in values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -156,3 +157,11 @@ def test_a_report_that_is_not_proper_is_refused_as_a_whole(manager: Manager, bod
 
 def test_a_token_does_not_open_the_agents_door(manager: Manager) -> None:
     assert manager.call("POST", "/agent/v1/callback", json=report()).status_code == 401
+
+
+def test_cpu_groups_are_shown_with_their_members(manager: Manager) -> None:
+    facts = {"guest_cpu": None, "cpu_model": "EPYC"}
+    manager.store.write(lambda connection: connection.execute("INSERT OR REPLACE INTO server_facts VALUES (?, NULL, ?)", (SERVER, json.dumps(facts))).rowcount)
+    (group,) = manager.get("/api/v1/cpu-groups")["items"]
+    assert (group["name"], group["baseline"], [one["server"] for one in group["members"]]) == ("EPYC", None, ["srv1"])
+    assert "told its CPU" in group["problem"]
