@@ -9,7 +9,8 @@ from domus_core.clients.manager import ManagerClient
 
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
-from tests.support.stack import CHECKOUT, Stack, free_port
+from tests.support.release import released
+from tests.support.stack import CHECKOUT, Stack, free_port, install
 
 AGENT_UNIT = """[Unit]
 Description=Domus agent
@@ -24,13 +25,14 @@ KillMode=process
 WantedBy=multi-user.target
 """
 AGENT_SETTINGS = {"heartbeat": 2, "libvirt_tls": True}
+OLD_SETTINGS = {"heartbeat": 2}
 
 
 class Fleet:
-    """The manager (with more of its settings), and `hosts` as its servers, by their names."""
+    """The manager (with more of its settings), and `hosts` as its servers, by their names; `old`: with agents of version N-1."""
 
-    def __init__(self, lab: Lab, hosts: list[Host], **more: Any) -> None:
-        self.hosts = hosts
+    def __init__(self, lab: Lab, hosts: list[Host], *, old: bool = False, **more: Any) -> None:
+        self.hosts, self._old = hosts, old
         gateway, port = lab.network.gateway, free_port()
         settings = {"url": f"https://{gateway}:{port}", "web_address": gateway, "web_port": port, **more}
         self.stack = Stack((), settings=settings)
@@ -42,7 +44,7 @@ class Fleet:
         for host in hosts:
             self.take_over(host)
         self.stack.wait_for(lambda: _require(all(one["state"] in ("online", "running") for one in self.servers())), "the servers' first callbacks")
-        for host in hosts:
+        for host in () if old else hosts:
             self.stack.wait_for(lambda host=host: _listens_for_tls(host), f"libvirt's TLS port on {host.name}")
 
     def servers(self) -> list[dict[str, Any]]:
@@ -50,15 +52,16 @@ class Fleet:
         return list(self.client.pages("/api/v1/servers"))
 
     def install(self, host: Host) -> None:
-        """The agent of this checkout, as a service."""
+        """The agent, as a service."""
+        source = released(install()) / "collections/ansible_collections/domus/virt" if self._old else CHECKOUT
         host.run("mkdir", "-p", "/opt/domus/module_utils", "/opt/domus/agent", "/etc/domus", "/etc/pki/CA", "/etc/pki/libvirt/private", "/etc/pki/qemu")
-        host.copy_to(CHECKOUT / "agent" / "domus_agent", "/opt/domus/agent/domus_agent")
-        host.copy_to(CHECKOUT / "plugins" / "module_utils" / "domus_core", "/opt/domus/module_utils/domus_core")
+        host.copy_to(source / "agent" / "domus_agent", "/opt/domus/agent/domus_agent")
+        host.copy_to(source / "plugins" / "module_utils" / "domus_core", "/opt/domus/module_utils/domus_core")
         host.shell(
             "grep -q ^default_tls_x509_verify /etc/libvirt/qemu.conf || echo 'default_tls_x509_verify = 1' >>/etc/libvirt/qemu.conf; chgrp kvm /etc/pki/qemu"
         )
         host.run("sysctl", "-q", "-w", "net.ipv4.tcp_retries2=8")  # as the role server has it
-        host.write("/etc/domus/agent.yml", json.dumps(AGENT_SETTINGS))
+        host.write("/etc/domus/agent.yml", json.dumps(OLD_SETTINGS if self._old else AGENT_SETTINGS))
         host.write("/etc/systemd/system/domus-agent.service", AGENT_UNIT)
         host.run("systemctl", "daemon-reload")
         host.run("systemctl", "restart", "libvirtd.service")
