@@ -11,7 +11,6 @@ import pwd
 import secrets
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, Optional
@@ -82,9 +81,9 @@ def _parser() -> CommandLine:
         "--user", default="", help="account that jobs run under, when started as root (default: whoever starts it)"
     )
     add("status", _status, "Show what the manager has, and whether its services answer")
-    token = add("token", _token, "Make an API token, which is shown once")
-    token.add_argument("action", choices=["create"])
-    token.add_argument("name", help="what the token is for")
+    token = add("token", _token, "Make an API token, which is shown once, or revoke the one that standard input holds")
+    token.add_argument("action", choices=["create", "revoke"])
+    token.add_argument("name", nargs="?", default="", help="create: what the token is for")
     token.add_argument("--user", default=ADMINISTRATOR, help="whose token it is (default: %(default)s)")
     token.add_argument("--role", default="administrator", help="what it may do, within its user's role (default: %(default)s)")
     token.add_argument("--days", type=int, help="days until it expires (default: never)")
@@ -234,19 +233,10 @@ def _require_set_up(config: ManagerConfig) -> None:
 
 
 def _token(config: ManagerConfig, options: argparse.Namespace) -> int:
-    from .store import tokens
-    from .store.database import Store
+    from .token_command import token
 
-    if options.days is not None and not 0 < options.days <= 36500:
-        raise InvalidSpec("is not a number from 1 to 36500", field="days", value=options.days)
     _require_set_up(config)
-    store = Store(config.directory)
-    try:
-        expires_at = None if options.days is None else time.time() + options.days * DAY
-        _say(tokens.create(store, options.user, options.name, options.role, expires_at)[1])
-    finally:
-        store.close()
-    return 0
+    return token(config, options)
 
 
 def _reset_password(config: ManagerConfig, options: argparse.Namespace) -> int:

@@ -14,16 +14,18 @@ ROOT = Path(__file__).parents[2]
 COMMAND = '#!/bin/sh\nPYTHONPATH=/opt/domus/agent exec python3 -m domus_agent "$@"\n'
 
 
-def install_agent(host: Host, settings: dict[str, Any], patience: float = 60.0) -> None:
-    """Install and start it with these settings, and wait until it answers."""
-    host.copy_to(ROOT / "agent/domus_agent", "/opt/domus/agent/domus_agent")
-    host.copy_to(ROOT / "plugins/module_utils/domus_core", "/opt/domus/agent/domus_core")
+def install_agent(host: Host, settings: dict[str, Any], patience: float = 60.0, source: Path = ROOT) -> None:
+    """Install and start it, from the collection at `source`, with these settings, and wait until it answers."""
+    host.run("rm", "-rf", "/opt/domus/agent")
+    host.copy_to(source / "agent/domus_agent", "/opt/domus/agent/domus_agent")
+    host.copy_to(source / "plugins/module_utils/domus_core", "/opt/domus/agent/domus_core")
     host.copy_to(ROOT / "roles/agent/files/domus-agent.service", "/etc/systemd/system/domus-agent.service")
     host.write("/usr/local/bin/domus-agent", COMMAND, mode="755")
     host.write("/etc/domus/agent.yml", yaml.safe_dump(settings), mode="600")
     host.run("install", "-d", "-m", "755", "/etc/pki")
     host.run("systemctl", "daemon-reload", timeout=patience)
-    host.run("systemctl", "enable", "--now", "domus-agent", timeout=patience)
+    host.run("systemctl", "enable", "domus-agent", timeout=patience)
+    host.run("systemctl", "restart", "domus-agent", timeout=patience)
     wait_until(lambda: ":8899" in host.run("ss", "-ltn", timeout=patience), patience, f"the agent of {host.name}")
 
 

@@ -13,6 +13,7 @@ from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab, lab_name
 
 Hosts = Callable[..., list[Host]]
+KEEP = bool(os.environ.get("KEEP"))
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,7 @@ def lab() -> Iterator[Lab]:
     try:
         yield made.up()
     finally:
-        if not os.environ.get("KEEP"):
+        if not KEEP:
             made.destroy()
 
 
@@ -44,6 +45,6 @@ def _factory(lab: Lab) -> Iterator[Hosts]:
     with contextlib.ExitStack() as stack:
 
         def make(count: int = 1, **options: Any) -> list[Host]:
-            return stack.enter_context(lab.fresh(count, **options))
+            return stack.enter_context(lab.fresh(count, keep=KEEP, **options))
 
         yield make

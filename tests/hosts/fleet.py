@@ -6,18 +6,20 @@ from typing import Any
 
 from domus_core.clients.manager import ManagerClient
 
-from tests.hosts.agents import install_agent, prepare_migration, secret_of
+from tests.hosts.agents import ROOT, install_agent, prepare_migration, secret_of
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
-from tests.support.stack import Stack, free_port
+from tests.support.release import released
+from tests.support.stack import Stack, free_port, install
 
 AGENT_SETTINGS = {"heartbeat": 2, "libvirt_tls": True}
+OLD_SETTINGS = {"heartbeat": 2}
 
 
 class Fleet:
-    """The manager (with more of its settings), and `hosts` as its servers, by their names."""
+    """The manager (with more of its settings), and `hosts` as its servers, by their names; `old`: with agents of version N-1."""
 
-    def __init__(self, lab: Lab, hosts: list[Host], **more: Any) -> None:
+    def __init__(self, lab: Lab, hosts: list[Host], *, old: bool = False, **more: Any) -> None:
         self.hosts = hosts
         gateway, port = lab.network.gateway, free_port()
         settings = {"url": f"https://{gateway}:{port}", "web_address": gateway, "web_port": port, **more}
@@ -26,21 +28,22 @@ class Fleet:
         self.stack.up(take_over=False)
         self.client: ManagerClient = self.stack.client
         for host in hosts:
-            self.install(host)
+            self.install(host, old)
         for host in hosts:
             self.take_over(host)
         self.stack.wait_for(lambda: _require(all(one["state"] in ("online", "running") for one in self.servers())), "the servers' first callbacks")
-        for host in hosts:
+        for host in () if old else hosts:
             self.stack.wait_for(lambda host=host: _listens_for_tls(host), f"libvirt's TLS port on {host.name}")
 
     def servers(self) -> list[dict[str, Any]]:
         """All servers."""
         return list(self.client.pages("/api/v1/servers"))
 
-    def install(self, host: Host) -> None:
-        """The agent of this checkout, as a service, and libvirt's part that the role writes."""
+    def install(self, host: Host, old: bool = False) -> None:
+        """The agent of this checkout (or of version N-1) as a service, and libvirt's part that the role writes."""
         prepare_migration(host)
-        install_agent(host, AGENT_SETTINGS)
+        source = released(install()) / "collections/ansible_collections/domus/virt" if old else ROOT
+        install_agent(host, OLD_SETTINGS if old else AGENT_SETTINGS, source=source)
 
     def take_over(self, host: Host) -> None:
         """Make it ours."""

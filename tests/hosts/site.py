@@ -59,14 +59,38 @@ class Site:
         token = ManagerClient(url, authority_path=authority, login=("admin", PASSWORD)).post("/api/v1/tokens", {"name": "tests"})["token"]
         return ManagerClient(url, token, authority)
 
+    def tokens(self) -> list[str]:
+        """The tokens that playbooks have left on the manager."""
+        return [one["name"] for one in self.client().get("/api/v1/tokens")["items"] if one["name"].startswith("playbook")]
+
     def servers(self) -> dict[str, str]:
         """The states of the manager's servers by name."""
         return {one["name"]: one["state"] for one in self.client().pages("/api/v1/servers")}
 
 
 def run_playbook(directory: Path, inventory: Path, playbook: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run ansible-playbook as an administrator would, with nothing of this process' own settings, however it ends."""
-    environment = {
+    """Run ansible-playbook as an administrator would, however it ends."""
+    command = playbook_command(inventory, playbook, *options)
+    return subprocess.run(
+        command,
+        env=administrator(directory),
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PLAYBOOK_SECONDS,
+        check=False,
+    )
+
+
+def playbook_command(inventory: Path, playbook: Path, *options: str) -> list[str]:
+    """The command line of a playbook."""
+    return [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), str(playbook), *options]
+
+
+def administrator(directory: Path) -> dict[str, str]:
+    """An environment for Ansible with nothing of this process' own settings."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "DOMUS_"))},
         "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".collections"),
         "ANSIBLE_HOME": str(directory / "ansible"),
@@ -74,10 +98,6 @@ def run_playbook(directory: Path, inventory: Path, playbook: Path, *options: str
         "ANSIBLE_PIPELINING": "true",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    command = ["ansible-playbook", "-i", str(inventory), str(playbook), *options]
-    return subprocess.run(
-        command, env=environment, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PLAYBOOK_SECONDS, check=False
-    )
 
 
 def changes(output: str) -> dict[str, int]:
@@ -87,11 +107,16 @@ def changes(output: str) -> dict[str, int]:
 
 def play_on(lab: Lab, directory: Path, hosts: Sequence[Host], variables: dict[str, dict[str, Any]], *roles: str) -> dict[str, int]:
     """Run roles on hosts of the lab, which must succeed, with variables by host; return how many tasks have changed something, by host."""
+    run = try_on(lab, directory, hosts, variables, *roles)
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    return changes(run.stdout)
+
+
+def try_on(lab: Lab, directory: Path, hosts: Sequence[Host], variables: dict[str, dict[str, Any]], *roles: str) -> subprocess.CompletedProcess[str]:
+    """Run roles on hosts of the lab, with variables by host, however it ends."""
     known = json.loads(lab.inventory.read_text())["all"]
     all_hosts = known["children"]["servers"]["hosts"]
     chosen = {host.name: {**all_hosts[host.name], **variables.get(host.name, {})} for host in hosts}
     (directory / "inventory.yml").write_text(json.dumps({"all": {"vars": known["vars"], "children": {"servers": {"hosts": chosen}}}}))
     (directory / "play.yml").write_text(json.dumps([{"hosts": "servers", "gather_facts": False, "roles": list(roles)}]))
-    run = run_playbook(directory, directory / "inventory.yml", directory / "play.yml")
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    return changes(run.stdout)
+    return run_playbook(directory, directory / "inventory.yml", directory / "play.yml")

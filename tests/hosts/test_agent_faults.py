@@ -13,8 +13,6 @@ from tests.hosts.conftest import Hosts
 from tests.hosts.fleet import Fleet
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
-from tests.support import release
-from tests.support.stack import install
 
 FORCED = {"force": True, "timeout": 1}
 # A verb, the state before it, its options (no guest here listens to a request to shut down), and the state after it.
@@ -137,10 +135,7 @@ def test_libvirtd_is_restarted_under_the_agent(fleet: Fleet, way: str) -> None:
 
 def test_an_agent_of_the_version_before_works_and_is_upgraded_under_running_vms(fleet: Fleet) -> None:
     host = fleet.hosts[1]
-    host.run("rm", "-rf", "/opt/domus/agent")
-    host.copy_to(release.released(install()) / "agent", "/opt/domus/agent")
-    host.write("/etc/domus/agent.yml", "heartbeat: 2\n")
-    host.run("systemctl", "restart", "domus-agent")
+    fleet.install(host, old=True)
     fleet.stack.wait_for(lambda: fleet.client.get(f"/api/v1/servers/{host.name}")["behind"], "the manager seeing that it is older")
     assert fleet.apply({"vms": [vm("across", host)]})["state"] == "succeeded"
     assert fleet.ended(fleet.client.post("/api/v1/vms/across/restart", FORCED))["state"] == "succeeded"

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.lab import Lab
-from tests.hosts.site import play_on
+from tests.hosts.site import changes, play_on, try_on
 
 
 def interfaces(number: int) -> list[dict[str, Any]]:
@@ -19,6 +19,15 @@ def interfaces(number: int) -> list[dict[str, Any]]:
         {"name": "vms30", "type": "vlan", "parent": "bond0", "id": 30},
         {"name": "br30", "type": "bridge", "members": ["vms30"]},
     ]
+
+
+def test_networks_are_refused_before_anything_changes_where_nothing_configures_them(lab: Lab, hosts: Hosts, tmp_path: Path) -> None:
+    (host,) = hosts(1)
+    host.run("mv", "/usr/lib/systemd/systemd-networkd", "/root")  # as EL 9 comes
+    variables = {host.name: {"server_interfaces": [{"name": "br0", "type": "bridge"}]}}
+    refused = try_on(lab, tmp_path, [host], variables, "domus.virt.server")
+    assert refused.returncode != 0 and "has no systemd-networkd" in refused.stdout
+    assert changes(refused.stdout) == {host.name: 0}
 
 
 def test_bonds_vlans_and_bridges_carry_traffic_and_a_second_run_changes_nothing(lab: Lab, hosts: Hosts, tmp_path: Path) -> None:

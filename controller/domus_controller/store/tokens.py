@@ -59,6 +59,12 @@ def revoke(store: Store, id: str, user: Optional[str] = None) -> None:
         raise NotFound("is not there", object=f"token {id}")
 
 
+def revoke_plaintext(store: Store, plaintext: str) -> None:
+    """Remove the token that somebody holds. Raises NotFound."""
+    if not store.write(lambda connection: connection.execute("DELETE FROM tokens WHERE digest = ?", (_digest(plaintext),)).rowcount):
+        raise NotFound("is not there", object="token")
+
+
 def _digest(plaintext: str) -> str:
     # 256 random bits need no slow hash, and every request asks for this.
     return hashlib.sha256(plaintext.encode("utf-8", "surrogatepass")).hexdigest()

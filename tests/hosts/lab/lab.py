@@ -117,8 +117,8 @@ class Lab:
             host.wait()
 
     @contextlib.contextmanager
-    def fresh(self, count: int = 1, kind: str = "container", **traits: Any) -> Iterator[list[Host]]:
-        """New hosts, up, that are removed at the end: h1, h2... or, for machines, m1, m2..., whatever is free."""
+    def fresh(self, count: int = 1, kind: str = "container", keep: bool = False, **traits: Any) -> Iterator[list[Host]]:
+        """New hosts, up, that are removed at the end (unless `keep`): h1, h2... or, for machines, m1, m2..., whatever is free."""
         hosts: list[Host] = []
         try:
             for _ in range(count):
@@ -128,7 +128,7 @@ class Lab:
             self.boot(*hosts)
             yield hosts
         finally:
-            for host in hosts:
+            for host in () if keep else hosts:
                 self.remove(host)
 
     def remove(self, host: Host) -> None:

@@ -97,6 +97,21 @@ def test_a_token_works(machine: Machine) -> None:
     assert "days" in machine.run("token", "create", "ci", "--days", "0", expected=1)
 
 
+def test_a_token_is_revoked_by_who_holds_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.run("init")
+    kept, gone = (machine.run("token", "create", name) for name in ("kept", "gone"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(gone))
+    machine.run("token", "revoke")
+    store = machine.store()
+    try:
+        assert tokens.authenticate(store, gone.strip()) is None and tokens.authenticate(store, kept.strip()) is not None
+    finally:
+        store.close()
+    monkeypatch.setattr("sys.stdin", io.StringIO(gone))
+    assert "not there" in machine.run("token", "revoke", expected=1)
+    assert "name" in machine.run("token", "create", expected=1)
+
+
 def test_a_backup_can_be_restored(machine: Machine) -> None:
     machine.run("init")
     copy = machine.directory / "copy.db"
