@@ -1,0 +1,196 @@
+"""What is wanted, put into the CIB that runs: ours is made as wanted, everybody else's stays, and what changes is told.
+
+The result is a whole configuration. The edge lets `crm_diff` find the way to it and `cibadmin --patch` take it, in one atomic write
+that is refused when the CIB has changed since it was read: then it is read and merged again.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from ..libvirt_driver.xml_fields import canonical, etree
+from .cib import is_ours
+
+# Sets of pairs: in ours, a pair that we do not write is somebody else's word about our resource (is-managed while a VM migrates).
+SETS = ("cluster_property_set", "meta_attributes", "instance_attributes", "utilization")
+# What wins over our properties, whatever we write.
+BOOTSTRAP = "cib-bootstrap-options"
+# What Pacemaker itself keeps there.
+OF_PACEMAKER = ("have-watchdog", "dc-version", "cluster-infrastructure", "cluster-name", "last-lrm-refresh")
+
+
+@dataclasses.dataclass(frozen=True)
+class CibChange:
+    """The configuration as it is to be; `changes` says what is different from the one that was read, `foreign` what is not ours.
+
+    `gone` are nodes that are no members any more (`crm_node --remove`), `dropped` resources whose history is to be cleared
+    (`crm_resource --refresh`): a VM that is no HA VM any more goes on running. `restarted` are those that Pacemaker will restart.
+    """
+
+    configuration: Any
+    changes: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+
+
+def merge_configuration(found: Any, wanted: Any) -> CibChange:
+    """What the running configuration becomes when ours is as wanted."""
+    merged = copy.deepcopy(found)
+    gone = _merge_nodes(_section(merged, "nodes"), wanted.find("nodes"))
+    for section in wanted:
+        if section.tag != "nodes":
+            _merge_children(_section(merged, section.tag), section)
+    before, after = _described(found), _described(merged)
+    return CibChange(
+        configuration=merged,
+        changes=tuple(_changes(before, after)),
+        foreign=tuple(_foreign(merged, wanted)),
+        gone=gone,
+        dropped=tuple(sorted(_resources(found) - _resources(merged))),
+        restarted=tuple(sorted(_restarted(found, merged))),
+    )
+
+
+def _section(root: Any, tag: str) -> Any:
+    section = root.find(tag)
+    return etree.SubElement(root, tag) if section is None else section
+
+
+def _merge_nodes(found: Any, wanted: Any) -> tuple[str, ...]:
+    """Nodes are Pacemaker's: ours is what we say of them. One that is no member any more is told, since only crm_node takes it away."""
+    by_name = {node.get("uname"): node for node in found}
+    for node in wanted:
+        there = by_name.pop(node.get("uname"), None)
+        if there is None:
+            found.append(copy.deepcopy(node))
+        else:
+            _merge_children(there, node)
+    for node in by_name.values():
+        for child in [child for child in node if is_ours(child.get("id", ""))]:
+            node.remove(child)
+    return tuple(sorted(name for name in by_name if name))
+
+
+def _merge_children(found: Any, wanted: Any) -> None:
+    """Make the children that are ours as wanted, in the wanted order; those of others stay where they are."""
+    theirs = {child.get("id"): child for child in wanted}
+    for child in list(found):
+        if is_ours(child.get("id", "")) and child.get("id") not in theirs:
+            found.remove(child)
+    there = {child.get("id"): child for child in found}
+    merged = [_merged(there.get(identity), child) for identity, child in theirs.items()]
+    places = [child for child in found if child.get("id") in theirs]
+    for place, child in zip(places, merged):
+        found.replace(place, copy.deepcopy(child))
+    for child in merged[len(places) :]:
+        found.append(child)
+
+
+def _merged(found: Any, wanted: Any) -> Any:
+    """One element of ours; pairs in it that we do not write stay."""
+    element = copy.deepcopy(wanted)
+    if found is None:
+        return element
+    if element.tag in SETS:
+        _keep_pairs(found, element)
+        return element
+    for child in list(element):
+        there = next((one for one in found if one.get("id") == child.get("id")), None) if child.tag in SETS else None
+        if there is not None:
+            _keep_pairs(there, child)
+    for extra in found:
+        if extra.tag in SETS and not is_ours(extra.get("id", "")):
+            element.append(copy.deepcopy(extra))
+    return element
+
+
+def _keep_pairs(found: Any, element: Any) -> None:
+    """Pairs are known by their names: crm_resource gives them ids of its own."""
+    ours = {pair.get("name"): pair for pair in element}
+    for pair in found:
+        own = ours.get(pair.get("name"))
+        if own is not None:
+            own.set("id", pair.get("id"))
+        elif not _was_ours(pair, element):
+            element.append(copy.deepcopy(pair))
+
+
+def _was_ours(pair: Any, element: Any) -> bool:
+    """Did we write this pair, which is not wanted any more? Not the target role: verbs and the agent change it after us."""
+    word = element.get("id", "").split("-")[1]
+    return bool(pair.get("id", "").startswith(f"domus-{word}.-") and pair.get("name") != "target-role")
+
+
+def _described(root: Any) -> dict[str, bytes]:
+    """Every element with an id below the sections, and what it is without its own children that have one."""
+    told: dict[str, bytes] = {}
+    for section in root:
+        for element in section:
+            told[f"{section.tag} {element.get('id')}"] = canonical(element)
+        told[f"{section.tag} order"] = " ".join(element.get("id", "") for element in section).encode()
+    return told
+
+
+def _changes(before: dict[str, bytes], after: dict[str, bytes]) -> Iterator[str]:
+    for name in sorted(before.keys() | after.keys()):
+        if name.endswith(" order"):
+            if _reordered(before.get(name, b""), after.get(name, b"")):
+                yield f"~ {name}"
+        elif name not in before:
+            yield f"+ {name}"
+        elif name not in after:
+            yield f"- {name}"
+        elif before[name] != after[name]:
+            yield f"~ {name}"
+
+
+def _reordered(before: bytes, after: bytes) -> bool:
+    """Do those that are in both stand in another order?"""
+    old, new = before.split(), after.split()
+    both = set(old) & set(new)
+    return [one for one in old if one in both] != [one for one in new if one in both]
+
+
+def _resources(root: Any) -> set[str]:
+    return {str(element.get("id")) for element in root.iterfind("resources/primitive") if is_ours(element.get("id", ""))}
+
+
+def _restarted(before: Any, after: Any) -> Iterator[str]:
+    """Resources of ours that run with other parameters afterwards: Pacemaker restarts those."""
+    parameters = {element.get("id"): _parameters(element) for element in before.iterfind("resources/primitive")}
+    for element in after.iterfind("resources/primitive"):
+        known = parameters.get(element.get("id"))
+        if known is not None and known != _parameters(element):
+            yield str(element.get("id"))
+
+
+def _parameters(element: Any) -> tuple[Any, ...]:
+    pairs = sorted((pair.get("name"), pair.get("value")) for pair in element.iterfind("instance_attributes/nvpair"))
+    return element.get("class"), element.get("provider"), element.get("type"), *pairs
+
+
+def _foreign(merged: Any, wanted: Any) -> Iterator[str]:
+    """What is not ours, and which of ours has no effect for it."""
+    ours = {pair.get("name") for pair in wanted.iterfind("crm_config/cluster_property_set/nvpair")}
+    for section in merged:
+        for element in section:
+            if section.tag == "nodes" or is_ours(element.get("id", "")):
+                yield from (f"in {element.get('uname') or element.get('id')}: {name}" for name in _added(element))
+            elif element.get("id") != BOOTSTRAP:
+                yield f"{section.tag} {element.get('id')}"
+    for pair in merged.iterfind(f"crm_config/cluster_property_set[@id='{BOOTSTRAP}']/nvpair"):
+        if pair.get("name") not in OF_PACEMAKER:
+            wins = " (wins over Domus's)" if pair.get("name") in ours else ""
+            yield f"crm_config {pair.get('name')}={pair.get('value')}{wins}"
+
+
+def _added(element: Any) -> Iterator[str]:
+    """Pairs that somebody else put into an element of ours, as name=value."""
+    for pair in element.iter("nvpair"):
+        if not pair.get("id", "").startswith("domus-") or "." not in pair.get("id", "").split("-")[1]:
+            yield f"{pair.get('name')}={pair.get('value')}"
