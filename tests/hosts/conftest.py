@@ -19,7 +19,7 @@ KEEP = bool(os.environ.get("KEEP"))
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """A lab of this run's own. It begins by removing what a killed run left, and ends with nothing left (KEEP=1: with everything left)."""
-    made = Lab(lab_name("tests"))
+    made = Lab(lab_name("-".join(["tests", *filter(None, [os.environ.get("PYTEST_XDIST_WORKER")])])))
     made.claim()
     made.destroy()
     try:

@@ -296,6 +296,7 @@ def test_the_source_loses_its_power(site: MigrationSite) -> None:
     site.one.power_on()
     assert site.state(site.one, "power2") == "shut off"
     site.fleet.stack.wait_for(lambda: _absent(site.two, f"{LOCAL}/VirtualDisks/power2-root.img"), "the half copy gone", 200)
+    site.fleet.stack.wait_for(lambda: ":8899" in site.one.run("ss", "-ltn") or False, "the agent after the boot")
     started = site.fleet.ended(site.fleet.client.post("/api/v1/vms/power2/start", {}))
     assert started["state"] == "succeeded", started["error"]
     site.goes_on(site.one, "power2", "local")
