@@ -32,15 +32,16 @@ def _evacuate(site: MigrationSite, server: str, check: bool = False, **body: Any
 def test_one_vm_that_can_not_move_is_told_before_anything_moves(site: MigrationSite) -> None:
     one = site.one.name
     network = {"name": "only-here", "mode": "isolated", "servers": [one]}
-    nic = {"name": "evac4", "server": one, "nics": [{"name": "eth0", "network": "only-here"}]}
-    assert site.fleet.apply({"site": "default", "networks": [network], "vms": [nic]})["state"] == "succeeded"
+    assert site.fleet.apply({"site": "default", "networks": [network]})["state"] == "succeeded"
+    site.make("stuck", fill=16, nics=[{"name": "eth0", "network": "only-here"}])
     plan = _evacuate(site, one, check=True)
     assert not plan["possible"]
-    assert {move["vm"]: move["possible"] for move in plan["moves"]} == {"evac1": True, "evac2": True, "evac3": True, "evac4": False}
+    assert {move["vm"]: move["possible"] for move in plan["moves"]} == {**dict.fromkeys(NAMES, True), "stuck": False}
     with pytest.raises(Exception, match="only-here"):
         _evacuate(site, one)
     assert [site.state(site.one, name) for name in NAMES] == ["running"] * 4
-    job = site.fleet.apply({"site": "default", "vms": [{"name": "evac4", "server": one, "nics": []}], "networks": [{**network, "state": "absent"}]})
+    absent = {"vms": [{"name": "stuck", "state": "absent", "delete_disks": True}], "networks": [{**network, "state": "absent"}]}
+    job = site.fleet.apply({"site": "default", **absent})
     assert job["state"] == "succeeded", job["error"]
 
 

@@ -33,7 +33,7 @@ from .evacuation import EvacuationRun
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
 from .migrate_run import MigrateRun, check_migration
-from .moving_out import draw_up, refusal, resident
+from .moving_out import draw_up, refusal, require_permitted, resident
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
 from .planning import make_plan, planned_work
 from .queue import Entry, Queue
@@ -126,7 +126,13 @@ class Jobs:
 
     def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""
-        return check_migration(self._tools, objects.find(self._store, "vm", vm_id), server, options)
+        vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
+        told = check_migration(self._tools, vm, there["id"], options)
+        try:
+            require_permitted(self._tools, vm, there)
+        except Conflict as error:
+            told.update(possible=False, errors=[error.as_dict(), *told["errors"]])
+        return told
 
     def choose_destination(self, vm_id: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Where a VM would move for which no server is named: {vm, server, server_id, possible, reason, errors}. Raises NotFound, Refused."""
@@ -162,6 +168,7 @@ class Jobs:
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
         if there["id"] == vm["server_id"]:
             raise Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=there["name"])
+        require_permitted(self._tools, vm, there)
         parse_migration(dict(options))
         site = vm["site"] or self._tools.config.site
         targets = frozenset(("vm", str(vm["key"]), str(one)) for one in (vm["server_id"], there["id"]))

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from domus_core.errors import DomusError, NoCapacity, Refused, error_from_dict
+from domus_core.errors import Conflict, DomusError, NoCapacity, Refused, error_from_dict
 from domus_core.model.fields import restore
 from domus_core.model.vm import VmSpec
 from domus_core.planning.capacity import Demand, Server, demand_of, needs_to_move
 from domus_core.planning.evacuation import Leaving, plan_evacuation
+from domus_core.planning.placement import broken_by_name
 
 from ..store import fleet, jobs, objects, servers
 from . import operations
@@ -72,6 +73,16 @@ def draw_up(tools: Tools, source: str, vms: Sequence[Resident], options: Mapping
             break
     names = {one.id: one.name for one in known}
     return [_entry(ids[one.vm], one, names, proven) for one in planned]
+
+
+def require_permitted(tools: Tools, vm: Mapping[str, Any], server: Mapping[str, Any]) -> None:
+    """May the VM (its item) go to a server (its item) that somebody named? What it needs there is asked of the agents. Raises Conflict."""
+    seen = {one.id: one for one in fleet.read_fleet(tools.store)}.get(str(server["id"]))
+    demand = dataclasses.replace(resident(vm).demand, needs=frozenset())
+    reason = None if seen is None else broken_by_name(demand, seen)
+    if reason is not None:
+        remedy = "Name another server, or none: then one is chosen"
+        raise Conflict(f"may not go to {server['name']}: {reason}", object=f"vm {vm['name']}", field="server", value=server["name"], remedy=remedy)
 
 
 def refusal(moves: Iterable[Mapping[str, Any]]) -> Optional[DomusError]:

@@ -145,6 +145,12 @@ def rule_broken(vm: Demand, server: Server) -> Optional[str]:
     return None if server.memory is not None and server.cpus is not None else "has not told how much memory it has"
 
 
+def broken_by_name(vm: Demand, server: Server) -> Optional[str]:
+    """The same for a server that was named: who names it answers for its room, but not for its rules; that it is silent comes out by itself."""
+    closed = server.closed if server.closed == IN_MAINTENANCE else None
+    return rule_broken(vm, dataclasses.replace(server, closed=closed, memory=0, cpus=0)) or separated_from(vm, server)
+
+
 def separated_from(vm: Demand, server: Server) -> Optional[str]:
     """Why an anti-affinity group of the VM forbids this server; None when none does."""
     for other in server.vms:

@@ -13,7 +13,7 @@ from ..model.field_types import TAG
 from ..model.kind import is_absent
 from ..model.kinds import KINDS
 from .capacity import Demand, Need, Server, demand_of, needs_of
-from .placement import IN_MAINTENANCE, Placement, place_all, rule_broken, separated_from
+from .placement import Placement, broken_by_name, place_all
 
 Located = Mapping[str, Sequence[str]]
 Targets = Optional[list[str]]
@@ -146,7 +146,7 @@ class _Router:
             known = bool(self._located.get(name))
             for target in () if is_absent(spec) else self.targets("vm", spec) or ():
                 server, demand = servers[target], demand_of(spec)
-                broken = None if known else _rule_broken(demand, server)
+                broken = None if known else broken_by_name(demand, server)
                 if broken is not None:
                     remedy = "Name another server, or none: then one is chosen"
                     self.problems.append(Conflict(f"may not be made on {server.name}: {broken}", object=f"vm {name}", field="server", remedy=remedy))
@@ -169,12 +169,6 @@ def _offers(server: Server, brought: Iterable[tuple[Need, Targets, bool]]) -> fr
     here = [(need, absent) for need, targets, absent in brought if targets is None or server.id in targets]
     gone = {need for need, absent in here if absent}
     return (server.offers | {need for need, absent in here if not absent}) - gone
-
-
-def _rule_broken(vm: Demand, server: Server) -> Optional[str]:
-    """Who names a server answers for its room, but not for its rules; that it is silent comes out by itself."""
-    closed = server.closed if server.closed == IN_MAINTENANCE else None
-    return rule_broken(vm, dataclasses.replace(server, closed=closed, memory=0, cpus=0)) or separated_from(vm, server)
 
 
 def _grown(before: Optional[Demand], demand: Demand, spec: Any) -> Demand:

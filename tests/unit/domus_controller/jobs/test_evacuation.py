@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from domus_controller.jobs.evacuation import evacuate
 from domus_controller.store import jobs, objects, server_states, servers
-from domus_core.errors import DomusError, NoCapacity, NotFound, Refused
+from domus_core.errors import Conflict, DomusError, NoCapacity, NotFound, Refused
 from domus_core.model.migration import Destination, MovingVm
 
 from tests.support.manager_room import ENDED, Room
@@ -209,3 +209,16 @@ def test_a_vm_for_which_no_server_is_named_goes_where_there_is_room(room: Room, 
     assert "srv2: " in str(raised.value)
     with pytest.raises(NotFound):
         room.jobs.migrate("nobody", None, {}, by="ann")
+
+
+def test_a_server_that_is_named_is_still_bound_by_its_rules(room: Room, movers: Movers) -> None:
+    add(room, "a", "srv1", anti_affinity=["db"])
+    add(room, "b", "srv2", anti_affinity=["db"])
+    add(room, "full", "srv3", 9000)
+    with pytest.raises(Conflict, match="anti-affinity"):
+        room.jobs.migrate("a", "srv2", {}, by="ann")
+    server_states.set_maintenance(room.store, room.servers["srv3"], True, "", "ann")
+    told = room.jobs.check_migration("a", "srv3", {})
+    assert not told["possible"] and "maintenance" in told["errors"][0]["message"]
+    server_states.set_maintenance(room.store, room.servers["srv3"], False, "", "ann")
+    assert room.ended(room.jobs.migrate("a", "srv3", {}, by="ann"))["state"] == "succeeded", "who names a server answers for its room"
