@@ -5,6 +5,7 @@ The memory goes from server to server without us. A manager that was killed asks
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -65,6 +66,8 @@ class MigrateRun(VerbRun):
 
     def _submit(self) -> dict[str, Any]:
         """Have the destination make ready, then the source begin; what was made ready is taken back when it does not."""
+        with contextlib.suppress(NotFound):  # the manager was killed after it was begun, and before that was written down
+            return self._ask("status")
         here, there = servers.find(self._tools.store, self._server), servers.find(self._tools.store, self._to)
         options, operation = self._job["options"]["migration"], self._job["id"]
         facts = self._tools.agents.call(self._server, "migration_facts", {"vm": self._vm, "contents": True}, timeout=PREPARE_SECONDS)

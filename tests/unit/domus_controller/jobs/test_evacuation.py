@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from domus_controller.jobs.evacuation import evacuate
+from domus_controller.jobs.migrate_run import MigrateRun
 from domus_controller.store import jobs, objects, server_states, servers
 from domus_core.errors import Conflict, DomusError, NoCapacity, NotFound, Refused
 from domus_core.model.migration import Destination, MovingVm
 
+from tests.support.agent_process import wait_until
 from tests.support.manager_room import ENDED, Room
 
 MIB = 1 << 20
@@ -222,3 +224,16 @@ def test_a_server_that_is_named_is_still_bound_by_its_rules(room: Room, movers: 
     assert not told["possible"] and "maintenance" in told["errors"][0]["message"]
     server_states.set_maintenance(room.store, room.servers["srv3"], False, "", "ann")
     assert room.ended(room.jobs.migrate("a", "srv3", {}, by="ann"))["state"] == "succeeded", "who names a server answers for its room"
+
+
+def test_a_move_that_was_begun_before_the_manager_was_killed_is_not_begun_again(room: Room, movers: Movers) -> None:
+    """The job may still be queued in the store: what the agent was told would differ the second time, and be refused."""
+    add(room, "a", "srv1")
+    movers.at_once = False
+    job = room.jobs.migrate("a", "srv2", {}, by="ann")
+    wait_until(lambda: job["id"] in room.agents.operations)
+    run = MigrateRun(room.jobs._tools, jobs.details(room.store, job["id"]), frozenset())
+    assert run._submit()["state"] == "running"
+    assert len(movers.begun) == 1, "the destination is not asked to make ready once more"
+    movers.finish(job["id"])
+    assert room.ended(job)["state"] == "succeeded"
