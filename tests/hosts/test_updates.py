@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -74,12 +75,18 @@ class Updating:
         words = ["script", "--quiet", "--return", "--command", shlex.join(self.command(domus_gate=True, **variables)), "/dev/null"]
         run = subprocess.Popen(words, env=administrator(self.directory), cwd=self.directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert run.stdin and run.stdout
-        output, left = b"", list(answers)
-        while more := os.read(run.stdout.fileno(), 65536):
+        output = b""
+        while True:
+            # What is typed before it listens is lost: so it is typed whenever the question stands there in silence.
+            if not select.select([run.stdout], [], [], 1.0)[0]:
+                asked, found, after = output.rpartition(PROMPT)
+                if found and b"TASK [" not in after:
+                    run.stdin.write(answers[asked.count(PROMPT)].encode() + b"\r")
+                    run.stdin.flush()
+                continue
+            if not (more := os.read(run.stdout.fileno(), 65536)):
+                break
             output += more
-            if left and output.count(PROMPT) > len(answers) - len(left):
-                run.stdin.write(left.pop(0).encode() + b"\r")
-                run.stdin.flush()
         return run.wait(PLAYBOOK_SECONDS), output.decode()
 
     def states(self) -> dict[str, str]:
