@@ -19,17 +19,6 @@ MOST_ROUNDS = 12
 EMPTY = "<configuration><crm_config/><nodes/><resources/><constraints/></configuration>"
 # What this Pacemaker writes; a newer one would be refused.
 FEATURE_SET = "3.16.1"
-_KEY = "1:0:0:xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
-STARTED = {
-    "operation": "start",
-    "crm_feature_set": FEATURE_SET,
-    "transition-key": _KEY,
-    "transition-magic": f"0:0;{_KEY}",
-    "call-id": "2",
-    "rc-code": "0",
-    "op-status": "0",
-    "interval": "0",
-}
 
 
 @dataclasses.dataclass
@@ -104,17 +93,37 @@ class Simulation:
         assert {vm: found.get(vm) for vm in places} == places, "the VMs can not run where the scenario has them"
         self.forget()
 
-    def show_running(self, places: dict[str, str]) -> None:
-        """VMs that run already, as their history says; quicker than letting them start."""
-        for vm, server in places.items():
-            state = self.cib.find(f"status/node_state[@uname='{server}']")
-            history = state.find("lrm/lrm_resources")
-            if history is None:
-                history = etree.SubElement(etree.SubElement(state, "lrm", id=state.get("id")), "lrm_resources")
-            resource = etree.SubElement(history, "lrm_resource", {"id": vm_id(vm), "class": "ocf", "provider": "domus", "type": "vm"})
-            told = {"id": f"{vm_id(vm)}_last_0", "operation_key": f"{vm_id(vm)}_start_0", "op-digest": self._digest(vm)}
-            etree.SubElement(resource, "lrm_rsc_op", {**told, **STARTED})
+    def show_running(self, places: dict[str, str], *, probed: bool = False) -> None:
+        """VMs that run already, as their history says; quicker than letting them start. `probed`: all servers were asked for all of them."""
+        for state in self.cib.find("status"):
+            history = etree.SubElement(etree.SubElement(state, "lrm", id=state.get("id")), "lrm_resources")
+            for vm, server in places.items():
+                if server == state.get("uname") or probed:
+                    self._show_operation(history, vm, "start" if server == state.get("uname") else "monitor")
         self.pool = dataclasses.replace(self.pool, vms=tuple(self._located(vm, places) for vm in self.pool.vms))
+
+    def _show_operation(self, history: Any, vm: str, name: str) -> None:
+        code = 0 if name == "start" else 7
+        key = f"1:0:{code}:xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+        resource = etree.SubElement(history, "lrm_resource", {"id": vm_id(vm), "class": "ocf", "provider": "domus", "type": "vm"})
+        told = {
+            "id": f"{vm_id(vm)}_last_0",
+            "operation": name,
+            "operation_key": f"{vm_id(vm)}_{name}_0",
+            "op-digest": self._digest(vm),
+            "crm_feature_set": FEATURE_SET,
+            "transition-key": key,
+            "transition-magic": f"0:{code};{key}",
+            "call-id": "2",
+            "rc-code": str(code),
+            "op-status": "0",
+            "interval": "0",
+        }
+        etree.SubElement(resource, "lrm_rsc_op", told)
+
+    def write(self, path: Path) -> None:
+        """The CIB as a file."""
+        path.write_bytes(etree.tostring(self.cib))
 
     def _digest(self, name: str) -> str:
         """By this Pacemaker sees whether a resource was started with the parameters that it has now."""
@@ -142,7 +151,7 @@ class Simulation:
     def run(self, *options: str) -> list[tuple[str, str, str]]:
         """One run of the scheduler, its transition carried out; what was done, in its order."""
         source, target = self.folder / "cib.xml", self.folder / "after.xml"
-        source.write_bytes(etree.tostring(self.cib))
+        self.write(source)
         command = ["crm_simulate", "--simulate", f"--xml-file={source}", f"--save-output={target}", "--output-as=xml", *options]
         done = subprocess.run(command, capture_output=True, check=False, timeout=120)
         self.terminated = done.returncode == 1
