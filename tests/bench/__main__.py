@@ -10,7 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
-from . import define, fanout, fleet_idle, honest, inventory, manager_callbacks, manager_jobs, manager_load, manager_verbs, migrate, planning, start, unchanged
+from . import (
+    define,
+    fanout,
+    fleet_idle,
+    ha_scale,
+    honest,
+    inventory,
+    manager_callbacks,
+    manager_jobs,
+    manager_load,
+    manager_verbs,
+    migrate,
+    planning,
+    start,
+    unchanged,
+)
 
 MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "define": define.measure,
@@ -30,6 +45,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "inventory": inventory.measure,
     "fleet-idle": fleet_idle.measure,
     "migrate": migrate.measure,
+    "ha-scale": ha_scale.measure,
 }
 
 

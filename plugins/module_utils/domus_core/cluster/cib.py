@@ -192,10 +192,7 @@ def _add_vm(parent: Any, vm: HaVm, pool: Pool) -> None:
 
 
 def _constraints(pool: Pool) -> Iterator[Any]:
-    alive = etree.Element("rsc_location", {"id": _id("alive", pool.name), "rsc-pattern": f"^{PREFIX}vm-"})
-    rule = etree.SubElement(alive, "rule", id=_id("alive-rule", pool.name), score=str(ALIVE))
-    etree.SubElement(rule, "expression", id=_id("alive-mark", pool.name), attribute=UP, operation="eq", value="1")
-    yield alive
+    yield _living(pool)
     for device in sorted(pool.devices, key=lambda device: device.name):
         if len(device.servers) == 1:  # a server that is to be cut can not be the one that watches its own device
             yield _location(device_id(device.name), next(iter(device.servers)), NEVER)
@@ -206,6 +203,22 @@ def _constraints(pool: Pool) -> Iterator[Any]:
         for first in vm.start_after:
             values = {"first": vm_id(first), "then": vm_id(vm.name), "kind": "Optional", "symmetrical": "false"}
             yield etree.Element("rsc_order", {"id": _id("order", first, vm.name), **values})
+
+
+def _living(pool: Pool) -> Any:
+    """The mark counts for servers that keep their VMs: neither in maintenance nor about to stop."""
+    location = etree.Element("rsc_location", {"id": _id("alive", pool.name), "rsc-pattern": f"^{PREFIX}vm-"})
+    rule = etree.SubElement(location, "rule", {"id": _id("alive-rule", pool.name), "score": str(ALIVE), "boolean-op": "and"})
+    staying = etree.SubElement(rule, "rule", {"id": _id("staying", pool.name), "boolean-op": "or"})
+    conditions = [
+        (rule, {"attribute": UP, "operation": "eq", "value": "1"}),
+        (rule, {"attribute": "standby", "operation": "ne", "value": "on"}),
+        (staying, {"attribute": "shutdown", "operation": "not_defined"}),
+        (staying, {"attribute": "shutdown", "operation": "eq", "value": "0"}),
+    ]
+    for number, (parent, values) in enumerate(conditions):
+        etree.SubElement(parent, "expression", {"id": _id("alive-if", str(number), pool.name), **values})
+    return location
 
 
 def _location(resource: str, server: str, score: str) -> Any:
