@@ -110,14 +110,17 @@ def _merged(found: Any, wanted: Any) -> Any:
 
 
 def _keep_pairs(found: Any, element: Any) -> None:
-    """Pairs are known by their names: crm_resource gives them ids of its own."""
+    """Pairs are known by their names, since crm_resource gives them ids of its own, and stay in the order in which they are."""
     ours = {pair.get("name"): pair for pair in element}
     for pair in found:
-        own = ours.get(pair.get("name"))
+        own = ours.pop(pair.get("name"), None)
         if own is not None:
             own.set("id", pair.get("id"))
+            element.append(own)
         elif not _was_ours(pair, element):
             element.append(copy.deepcopy(pair))
+    for new in ours.values():
+        element.append(new)
 
 
 def _was_ours(pair: Any, element: Any) -> bool:
