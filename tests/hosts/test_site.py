@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from domus_core.version import VERSION
 
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
@@ -130,9 +131,9 @@ def test_an_update_stops_at_its_gate_goes_on_and_touches_no_vm(place: tuple[Site
     changed = site.done("update_servers", **new)
     assert changed.get(one.name, 0) == 0 and changed[two.name] > 0
     assert site.servers() == {one.name: "running", two.name: "running"} and qemu(one) == running
-    report = yaml.safe_load((site.directory / "domus-update-report.yml").read_text())
+    report = yaml.safe_load((site.directory / f"domus-update-{VERSION}-report.yml").read_text())
     assert [entry["server"] for entry in report] == [one.name, two.name]
-    assert not (site.directory / "domus-update").exists()
+    assert not (site.directory / f"domus-update-{VERSION}").exists()
 
 
 def test_an_update_that_can_not_move_the_vms_touches_nothing(place: tuple[Site, list[Host]]) -> None:
