@@ -69,8 +69,7 @@ def wanted_configuration(pool: Pool, node_ids: Mapping[str, int]) -> Any:
     for device in sorted(pool.devices, key=lambda device: device.name):
         _add_device(sections["resources"], device, pool)
     _add_mark(sections["resources"], pool)
-    # Pacemaker gives room to equals in the order in which they stand here.
-    for vm in sorted(pool.vms, key=lambda vm: (-vm.priority, vm.name)):
+    for vm in sorted(pool.vms, key=lambda vm: vm.name):
         _add_vm(sections["resources"], vm, pool)
     for constraint in _constraints(pool):
         sections["constraints"].append(constraint)

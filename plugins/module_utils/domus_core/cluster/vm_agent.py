@@ -19,6 +19,8 @@ SUCCESS, ERR_GENERIC, ERR_ARGS, ERR_UNIMPLEMENTED, ERR_PERM, ERR_INSTALLED, ERR_
 POLL = 0.5
 # What is left of an operation's time for ending a QEMU, with proof.
 TO_KILL = 30.0
+# How long a QEMU that dies, and may be this VM's, is waited for: most are gone in a moment.
+DOUBT_SECONDS = 15.0
 # What libvirt and QEMU say when another server still holds a disk.
 LOCKED = re.compile(r"resource busy|acquire lock|lockspace resource|is locked|get \"write\" lock|get shared \"write\" lock", re.IGNORECASE)
 # Why a VM is off, in the words of Host.why_off, when somebody who may meant it.
@@ -93,9 +95,18 @@ class VmAgent:
     patience: float = 30.0
     is_probe: bool = False
 
+    def _look(self) -> str:
+        """As Host.look, after what is in doubt has had some time to be settled."""
+        give_up = self.host.clock() + min(DOUBT_SECONDS, self.seconds)
+        while True:
+            state = self.host.look()
+            if state in (RUNNING, STOPPED) or self.host.clock() >= give_up:
+                return state
+            self.host.sleep(POLL)
+
     def monitor(self) -> Answer:
         """Running and not running are proven; anything else is an error, after which Pacemaker stops it, with proof."""
-        state = self.host.look()
+        state = self._look()
         if state == RUNNING:
             return Answer(SUCCESS)
         if state != STOPPED:
@@ -116,7 +127,7 @@ class VmAgent:
 
     def start(self) -> Answer:
         """Start it; one that runs already is fine."""
-        state = self.host.look()
+        state = self._look()
         if state == RUNNING:
             return Answer(SUCCESS)
         if state != STOPPED:

@@ -52,6 +52,12 @@ def test_secrets_stay_out_of_the_cib() -> None:
     assert 'name="password"' not in text
 
 
+def test_what_no_simulation_shows_is_written() -> None:
+    """Pacemaker's controller, not its scheduler, heeds these."""
+    told = values(wanted_configuration(pool(), ids_of(pool())), "crm_config/cluster_property_set")
+    assert (told["start-failure-is-fatal"], told["stonith-enabled"], told["startup-fencing"]) == ("false", "true", "true")
+
+
 def test_a_pair_is_delayed_and_nobody_else() -> None:
     def delays(one: Pool) -> tuple[list[str], str]:
         tree = wanted_configuration(one, ids_of(one))

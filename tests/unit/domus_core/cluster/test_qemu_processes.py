@@ -74,7 +74,16 @@ def test_a_dying_one_that_is_remembered_runs_until_it_is_gone(proc: Proc) -> Non
 def test_a_dying_one_that_nobody_knows_is_no_proof(proc: Proc) -> None:
     proc.add(5, (), state="D")
     assert proc.look() == UNKNOWN
-    assert find_qemu(UUID, str(proc.folder)) == ([], True)
+    assert find_qemu(UUID, str(proc.folder)) == ([], [5])
+
+
+def test_a_dying_one_that_is_known_to_be_anothers_is_no_doubt(proc: Proc) -> None:
+    proc.add(5, qemu(OTHER), start=4711)
+    remember(f"{proc.note}-of-another", 5, str(proc.folder))
+    proc.add(5, (), start=4711, state="D")
+    assert proc.look() == STOPPED
+    proc.add(5, (), start=4712, state="D")
+    assert proc.look() == UNKNOWN
 
 
 def test_a_pid_that_is_another_process_by_now(proc: Proc) -> None:

@@ -20,6 +20,7 @@ class FakeHost:
     """A server; `told` is what was done to it. `hears` are the steps that end the VM, `locked_for` how many seconds a disk is still locked."""
 
     state: str = STOPPED
+    clears_at: Optional[float] = None
     found: Optional[PoolRecord] = RECORD
     kept: Optional[PoolRecord] = RECORD
     hears: tuple[str, ...] = ("shutdown", "destroy", "term", "kill")
@@ -34,7 +35,7 @@ class FakeHost:
     told: list[str] = dataclasses.field(default_factory=list)
 
     def look(self) -> str:
-        return self.state
+        return self.state if self.clears_at is None or self.now < self.clears_at else STOPPED
 
     def record(self) -> PoolRecord:
         if self.found is None:
@@ -137,6 +138,11 @@ def test_start_keeps_a_copy_notes_the_server_and_waits_its_delay() -> None:
 def test_start_of_what_runs_does_nothing() -> None:
     host = FakeHost(RUNNING)
     assert VmAgent(host).start().code == SUCCESS and host.told == []
+
+
+def test_a_doubt_that_is_settled_soon_is_none() -> None:
+    assert VmAgent(FakeHost(UNKNOWN, clears_at=3)).monitor().code == NOT_RUNNING
+    assert VmAgent(FakeHost(UNKNOWN, clears_at=30)).monitor().code == ERR_GENERIC
 
 
 def test_start_beside_a_dying_qemu_is_refused() -> None:
