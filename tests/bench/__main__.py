@@ -10,7 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
-from . import define, fanout, fleet_idle, honest, inventory, manager_callbacks, manager_jobs, manager_load, manager_verbs, migrate, planning, start, unchanged
+from . import (
+    balancing,
+    define,
+    fanout,
+    fleet_idle,
+    honest,
+    inventory,
+    manager_callbacks,
+    manager_jobs,
+    manager_load,
+    manager_verbs,
+    migrate,
+    placing,
+    planning,
+    start,
+    unchanged,
+)
 
 MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "define": define.measure,
@@ -18,6 +34,8 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "honest": honest.measure,
     "start": start.measure,
     "plan": planning.measure,
+    "place": placing.measure,
+    "balance": balancing.measure,
     "verb": manager_verbs.measure_verb,
     "job": manager_jobs.measure_job,
     "job-bulk": manager_jobs.measure_bulk,
