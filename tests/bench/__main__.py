@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Callable
 
 from . import (
+    balancing,
     define,
     fanout,
     fleet_idle,
@@ -22,6 +23,7 @@ from . import (
     manager_load,
     manager_verbs,
     migrate,
+    placing,
     planning,
     start,
     unchanged,
@@ -33,6 +35,8 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "honest": honest.measure,
     "start": start.measure,
     "plan": planning.measure,
+    "place": placing.measure,
+    "balance": balancing.measure,
     "verb": manager_verbs.measure_verb,
     "job": manager_jobs.measure_job,
     "job-bulk": manager_jobs.measure_bulk,

@@ -19,7 +19,7 @@ from .placement import largest_first
 from .spread import Dimension
 
 # How many VMs are looked at more closely at a time, until one is found, and at most; and how many servers for each.
-LOOKS, MOST_LOOKS, MOST_TARGETS = 12, 192, 4
+LOOKS, MOST_LOOKS, MOST_TARGETS = 24, 192, 4
 # A step that lowers the score by less may be one of rounding.
 ROUNDING = 1e-9
 
