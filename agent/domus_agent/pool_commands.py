@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 from domus_core.cluster.corosync import known_node_ids
+from domus_core.cluster.failures import clear_failures
 from domus_core.cluster.live_cib import apply_pool, told
 from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
@@ -57,9 +58,14 @@ def start(config: AgentConfig, options: argparse.Namespace) -> int:
 def apply(config: AgentConfig, options: argparse.Namespace) -> int:
     """Put the pool into Pacemaker's configuration; one member does it for all."""
     document = _document(options.file)
-    change = apply_pool(document.pool, document.node_ids, options.check)
+    change = apply_pool(document.pool, document.node_ids, options.check, document.keeps_vms)
     show_one(told(change), options.output)
     return CHANGES if options.check and change.changes else DONE
+
+
+def clear(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Forget failures whose cause is mended."""
+    return _tell(read_status().failed if options.check else clear_failures(), options)
 
 
 def leave(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -94,6 +100,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "write": (write, "Write this member's files; no service is touched."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
+    "clear": (clear, "Forget failed actions and failed fencing, once their cause is mended; no VM is restarted for it."),
     "leave": (leave, "Be a member no more; refused while HA VMs run here."),
 }
 

@@ -14,7 +14,7 @@ from ..errors import Conflict, DriverError
 from ..libvirt_driver.tools import run
 from ..libvirt_driver.xml_fields import etree
 from .cib import wanted_configuration
-from .cib_merge import CibChange, merge_configuration
+from .cib_merge import CibChange, keep_vms, merge_configuration
 from .pool import Pool
 
 # Others write too; each attempt reads anew.
@@ -31,15 +31,19 @@ def read_cib() -> Any:
     return etree.fromstring(text.encode(), etree.XMLParser(remove_blank_text=True, resolve_entities=False))
 
 
-def apply_pool(pool: Pool, node_ids: Mapping[str, int], check: bool = False) -> CibChange:
+def apply_pool(pool: Pool, node_ids: Mapping[str, int], check: bool = False, keeps_vms: bool = False) -> CibChange:
     """Make ours in the running configuration as wanted; what is as wanted already is not written. `check`: only say what would change.
+
+    `keeps_vms`: VMs, and what is said of servers, stay as they are there.
 
     Raises Conflict for a member that has never joined (Pacemaker would cut its power), DriverError, Unreachable.
     """
-    wanted = wanted_configuration(pool, node_ids)
     for attempt in range(ATTEMPTS):
         cib = read_cib()
         _require_joined(cib, pool)
+        wanted = wanted_configuration(pool, node_ids)
+        if keeps_vms:
+            keep_vms(cib.find("configuration"), wanted)
         change = merge_configuration(cib.find("configuration"), wanted)
         if check or not change.changes:
             break

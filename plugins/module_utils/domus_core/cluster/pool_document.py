@@ -13,13 +13,17 @@ from .pool import FenceDevice, HaVm, Member, Pool, QuorumDevice, check_pool
 
 @dataclasses.dataclass(frozen=True)
 class PoolDocument:
-    """`authkey` is Corosync's key in base64; `secrets` has device -> option -> value; `settings` become /etc/domus/pool.json."""
+    """`authkey` is Corosync's key in base64; `secrets` has device -> option -> value; `settings` become /etc/domus/pool.json.
+
+    `keeps_vms`: nothing was said of VMs, so they stay as they are.
+    """
 
     pool: Pool
     node_ids: Mapping[str, int]
     authkey: str = ""
     secrets: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keeps_vms: bool = False
 
 
 def read_pool_document(data: Any) -> PoolDocument:
@@ -35,7 +39,7 @@ def read_pool_document(data: Any) -> PoolDocument:
         raise problem
     known = {name: int(number) for name, number in data.get("known_ids", {}).items()}
     ids = assign_node_ids([member.name for member in pool.members], known)
-    return PoolDocument(pool, ids, data.get("authkey", ""), secrets, data.get("settings", {}))
+    return PoolDocument(pool, ids, data.get("authkey", ""), secrets, data.get("settings", {}), "vms" not in data["pool"])
 
 
 def _read_pool(data: Mapping[str, Any], secrets: Mapping[str, Mapping[str, str]]) -> Pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -10,12 +11,15 @@ from ..libvirt_driver.tools import run
 from ..libvirt_driver.xml_fields import etree
 from .cib import vm_id
 
+_KEY = re.compile(r"(.+?)_(migrate_to|migrate_from|[a-z-]+)_\d+")
+
 
 @dataclasses.dataclass(frozen=True)
 class PoolStatus:
     """`members` has each server's state (online, standby, pending, unclean, offline), `vms` has each resource of ours and the servers where it runs.
 
-    `alerts` are what an operator must know: failed actions, failed fencing, servers that could not be cut, VMs that are blocked.
+    `alerts` are what an operator must know: failed actions, failed fencing, servers that could not be cut, VMs that are blocked. `failed` are
+    the resources with failed actions.
     """
 
     is_quorate: bool
@@ -23,6 +27,7 @@ class PoolStatus:
     members: Mapping[str, str]
     vms: Mapping[str, tuple[str, ...]]
     alerts: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
     def servers_of(self, vm: str) -> tuple[str, ...]:
         """Where Pacemaker thinks that a VM runs."""
@@ -45,6 +50,7 @@ def status_from(text: bytes) -> PoolStatus:
         members={str(node.get("name")): _state(node) for node in root.iterfind("nodes/node")},
         vms={str(identity): servers for identity, servers in vms.items()},
         alerts=tuple([*_failed_actions(root), *_fencing(root), *_stuck(root)]),
+        failed=tuple(sorted({_operation(one)[0] for one in root.iterfind("failures/failure")})),
     )
 
 
@@ -56,11 +62,17 @@ def _state(node: Any) -> str:
     return next((word for word in ("pending", "standby", "maintenance") if node.get(word) == "true"), "online")
 
 
+def _operation(failure: Any) -> tuple[str, str]:
+    """Resource and action of a failure; both may have underscores in them."""
+    told = _KEY.fullmatch(failure.get("op_key") or "")
+    return (told[1], told[2]) if told else (str(failure.get("id")), str(failure.get("task")))
+
+
 def _failed_actions(root: Any) -> list[str]:
     failures = []
     for one in root.iterfind("failures/failure"):
-        what = (one.get("op_key") or f"{one.get('id')} {one.get('task')}").replace("_", " ")
-        failures.append(f"{what} failed on {one.get('node')}: {one.get('exitreason') or one.get('exitstatus')}")
+        resource, action = _operation(one)
+        failures.append(f"{action} of {resource} failed on {one.get('node')}: {one.get('exitreason') or one.get('exitstatus')}")
     return failures
 
 
