@@ -11,7 +11,7 @@ from domus_core.model.kinds import BY_NAME
 from domus_core.verbs import VERBS
 from domus_core.version import VERSION
 
-from . import commands
+from . import commands, pool_commands
 from .config import load_config
 from .output import complain
 
@@ -67,6 +67,8 @@ def parser() -> CommandLine:
     applying = add("apply", commands.apply_document, "Apply a document to this server; a manager that owns it is told.")
     _add_document(applying)
     applying.add_argument("--wait-for-address", type=float, default=0.0, metavar="SECONDS", help="how long VMs that are to run get to have an address")
+    pool_text = "This server as a member of a clustered pool."
+    pool_commands.add_actions(subparsers.add_parser("pool", help=pool_text, description=pool_text))
     add("doctor", commands.doctor, "Check what this server needs; exit code 1 when something fails.")
     return made
 

@@ -28,6 +28,9 @@ class PowerService:
         self.seconds = seconds
         # What was asked for, in order: (action, plug).
         self.asked: list[tuple[str, str]] = []
+        # Faults of the device: `lies` has it say that it is done, and do nothing; `is_broken` has it refuse everything.
+        self.lies = False
+        self.is_broken = False
         self._locks: dict[str, threading.Lock] = {}
         service = self
 
@@ -67,6 +70,8 @@ class PowerService:
             return {"error": str(error)}
 
     def _do(self, action: str, plug: str) -> dict[str, Any]:
+        if self.is_broken:
+            return {"error": "the device is broken"}
         if action == "list":
             return {"plugs": {host.name: _state(host) for host in self.lab.hosts()}}
         host = self.lab.host(plug)
@@ -77,6 +82,8 @@ class PowerService:
         self.asked.append((action, plug))
         with self._locks.setdefault(plug, threading.Lock()):
             time.sleep(self.seconds)
+            if self.lies:
+                return {"state": "off" if action == "off" else "on"}
             if action in ("off", "reboot"):
                 host.power_off()
             if action in ("on", "reboot") and not host.is_running:

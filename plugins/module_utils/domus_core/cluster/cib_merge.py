@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..libvirt_driver.xml_fields import canonical, etree
-from .cib import is_ours
+from .cib import is_ours, vm_id
 
 # Sets of pairs: in ours, a pair that we do not write is somebody else's word about our resource (is-managed while a VM migrates).
 SETS = ("cluster_property_set", "meta_attributes", "instance_attributes", "utilization")
+VM = vm_id("")
 # What wins over our properties, whatever we write.
 BOOTSTRAP = "cib-bootstrap-options"
 # What Pacemaker itself keeps there.
@@ -54,6 +55,26 @@ def merge_configuration(found: Any, wanted: Any) -> CibChange:
         dropped=tuple(sorted(_resources(found) - _resources(merged))),
         restarted=tuple(sorted(_restarted(found, merged))),
     )
+
+
+def keep_vms(found: Any, wanted: Any) -> None:
+    """Add to what is wanted whatever is there for VMs, and what is there of servers: for somebody who speaks of the pool, and not of its VMs."""
+    for section in found:
+        if section.tag in ("resources", "constraints"):
+            known = {child.get("id") for child in wanted.find(section.tag)}
+            for child in section:
+                if is_ours(child.get("id", "")) and child.get("id") not in known and _is_of_a_vm(child):
+                    wanted.find(section.tag).append(copy.deepcopy(child))
+    there = {node.get("uname"): node for node in found.iterfind("nodes/node")}
+    for node in wanted.find("nodes"):
+        old = {child.get("id"): child for child in there.get(node.get("uname"), ())}
+        for child in list(node):
+            if child.get("id") in old:
+                node.replace(child, copy.deepcopy(old[child.get("id")]))
+
+
+def _is_of_a_vm(element: Any) -> bool:
+    return any(str(value).startswith(VM) for part in element.iter() for value in part.attrib.values())
 
 
 def _section(root: Any, tag: str) -> Any:

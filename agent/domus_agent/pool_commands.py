@@ -1,0 +1,118 @@
+"""`domus-agent pool`: this server as a member of its clustered pool, without agent and manager; the role `server_pool` works by it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Callable
+
+from domus_core.cluster.corosync import known_node_ids
+from domus_core.cluster.failures import clear_failures
+from domus_core.cluster.live_cib import apply_pool, told
+from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
+from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
+from domus_core.cluster.pool_document import PoolDocument, read_pool_document
+from domus_core.cluster.pool_status import read_status
+from domus_core.errors import DomusError, InvalidSpec
+
+from .config import AgentConfig
+from .output import show_one
+
+DONE, CHANGES = 0, 2
+
+
+def show(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Tell what this server is in its pool, and how the pool is."""
+    conf = _read(CONF)
+    seen: dict[str, Any] = {
+        "node_ids": known_node_ids(conf) if is_ours(conf) else {},
+        "has_key": is_ours(conf) and os.path.exists(KEY),
+        "services": {unit: is_active(unit) for unit in UNITS},
+    }
+    if all(seen["services"].values()):
+        try:
+            status = read_status()
+            seen |= {"quorate": status.is_quorate, "coordinator": status.coordinator, "members": dict(status.members)}
+            seen |= {"vms": {name: list(servers) for name, servers in status.vms.items()}, "alerts": list(status.alerts)}
+        except DomusError as error:
+            seen["alerts"] = [str(error)]
+    show_one(seen, options.output)
+    return DONE
+
+
+def write(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Write this member's files."""
+    document = _document(options.file)
+    left = leave_packaged(options.check)
+    return _tell([*left, *write_files(document, options.check)], options)
+
+
+def start(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Have Corosync and Pacemaker run by these files."""
+    return _tell(start_member(options.check), options)
+
+
+def apply(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Put the pool into Pacemaker's configuration; one member does it for all."""
+    document = _document(options.file)
+    change = apply_pool(document.pool, document.node_ids, options.check, document.keeps_vms)
+    show_one(told(change), options.output)
+    return CHANGES if options.check and change.changes else DONE
+
+
+def clear(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Forget failures whose cause is mended."""
+    return _tell(read_status().failed if options.check else clear_failures(), options)
+
+
+def leave(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Be a member no more."""
+    done = stop_member(options.check)
+    return _tell([*done, *([] if options.check else remove_files())], options)
+
+
+def _tell(changes: Sequence[str], options: argparse.Namespace) -> int:
+    show_one({"changes": list(changes)}, options.output)
+    return CHANGES if options.check and changes else DONE
+
+
+def _document(path: str) -> PoolDocument:
+    text = sys.stdin.read() if path == "-" else _read(path)
+    try:
+        return read_pool_document(json.loads(text))
+    except ValueError as error:
+        raise InvalidSpec(f"is no JSON: {error}", object=path) from None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]] = {
+    "show": (show, "What this server is in its pool, and how the pool is."),
+    "write": (write, "Write this member's files; no service is touched."),
+    "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
+    "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
+    "clear": (clear, "Forget failed actions and failed fencing, once their cause is mended; no VM is restarted for it."),
+    "leave": (leave, "Be a member no more; refused while HA VMs run here."),
+}
+
+
+def add_actions(parser: Any) -> None:
+    """The actions of `domus-agent pool`, as subcommands of `parser`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (run, text) in ACTIONS.items():
+        one = actions.add_parser(name, help=text, description=text)
+        one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
+        one.set_defaults(run=run)
+        if name != "show":
+            one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
+        if name in ("write", "apply"):
+            one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")

@@ -1,0 +1,134 @@
+"""Corosync and Pacemaker on this member: started, told of a new configuration, stopped. None of it stops a VM that has no HA."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import suppress
+
+from ..errors import Conflict, DomusError, Unreachable
+from ..libvirt_driver.tools import run
+from .cib import PREFIX
+from .corosync import read_conf
+from .member_files import CONF, is_ours
+from .pool_status import PoolStatus, read_status
+
+UNITS = ("corosync.service", "pacemaker.service")
+PATIENCE, PAUSE = 90.0, 0.5
+CIB_FOLDER = "/var/lib/pacemaker/cib"
+# The address in the corosync.conf that the package brings, by which a server is a cluster of itself.
+PACKAGED = re.compile(r"^\s*ring0_addr:\s*127\.0\.0\.1\s*$", re.MULTILINE)
+# What Corosync takes over while it runs, beside the list of members.
+LIVE = ("totem.token", "quorum.two_node", "quorum.wait_for_all", "quorum.device.model")
+_CMAP = re.compile(r"^(\S+) \(\S+\) = (.*)$", re.MULTILINE)
+
+
+def is_active(unit: str) -> bool:
+    """Does systemd say that it runs?"""
+    try:
+        return run(["systemctl", "is-active", unit], timeout=20.0, what=f"asking for {unit}").strip() == "active"
+    except DomusError:
+        return False
+
+
+def start_member(check: bool = False) -> list[str]:
+    """Have Corosync and Pacemaker run, and run by the file that is there; returns what was done."""
+    done: list[str] = []
+    if not is_active(UNITS[0]):
+        done += _do(check, "Corosync started", ["systemctl", "start", UNITS[0]])
+    elif _differs(_in_force(), _in_file()):
+        done += _do(check, "Corosync told of its new configuration", ["corosync-cfgtool", "-R"])
+    if not is_active(UNITS[1]):
+        done += _do(check, "Pacemaker started", ["systemctl", "start", UNITS[1]])
+    enabled = run(["sh", "-c", f"systemctl is-enabled {' '.join(UNITS)} || true"], timeout=20.0, what="asking for units").split()
+    if enabled != ["enabled", "enabled"]:
+        done += _do(check, "both enabled", ["systemctl", "enable", *UNITS])
+    if done and not check:
+        wait_until_joined()
+    return done
+
+
+def _do(check: bool, what: str, command: list[str]) -> list[str]:
+    if not check:
+        run(command, timeout=PATIENCE, what=what)
+    return [what]
+
+
+def wait_until_joined() -> PoolStatus:
+    """Return when this server is a member in Pacemaker's eyes, and there is a coordinator. Raises Unreachable."""
+    end, name = time.monotonic() + PATIENCE, os.uname().nodename
+    while True:
+        try:
+            status = read_status()
+            if status.coordinator and status.members.get(name) in ("online", "standby", "maintenance"):
+                return status
+        except DomusError:
+            pass  # it is still starting
+        if time.monotonic() > end:
+            raise Unreachable(f"{name} has not joined its pool within {PATIENCE:g} s", remedy="journalctl -u corosync -u pacemaker")
+        time.sleep(PAUSE)
+
+
+def _in_force() -> dict[str, str]:
+    """What Corosync works by, in the words of its file."""
+    text = run(["corosync-cmapctl"], timeout=20.0, what="asking Corosync")
+    return {key: value.strip() for key, value in _CMAP.findall(text)}
+
+
+def _in_file() -> dict[str, str]:
+    """The file's settings, in the words of Corosync's map."""
+    with open(CONF, encoding="utf-8") as file:
+        settings = dict(read_conf(file.read()))
+    renamed: dict[str, str] = {}
+    for path, value in settings.items():
+        node = re.fullmatch(r"nodelist\.1\.node\.(\d+)\.(.*)", path)
+        renamed[f"nodelist.node.{int(node[1]) - 1}.{node[2]}" if node else re.sub(r"\.1\.", ".", path)] = value
+    return renamed
+
+
+def _nodes(settings: dict[str, str]) -> set[frozenset[tuple[str, str]]]:
+    """The members, whatever their places in the list."""
+    nodes: dict[str, set[tuple[str, str]]] = {}
+    for path, value in settings.items():
+        place = re.fullmatch(r"nodelist\.node\.(\d+)\.(nodeid|name|ring\d+_addr)", path)
+        if place:
+            nodes.setdefault(place[1], set()).add((place[2], value))
+    return {frozenset(node) for node in nodes.values()}
+
+
+def _differs(found: dict[str, str], wanted: dict[str, str]) -> bool:
+    return _nodes(found) != _nodes(wanted) or any(found.get(name, "0") != wanted.get(name, "0") for name in LIVE)
+
+
+def stop_member(check: bool = False) -> list[str]:
+    """Stop both, so that this server is no member any more. Raises Conflict while HA VMs run here: Pacemaker would stop them, or move them."""
+    done: list[str] = []
+    if is_active(UNITS[1]):
+        name = os.uname().nodename
+        here = sorted(vm for vm, servers in read_status().vms.items() if name in servers and vm.startswith(f"{PREFIX}vm-"))
+        if here:
+            raise Conflict(f"HA VMs run here: {', '.join(here)}", object=f"server {name}", remedy="Evacuate the server first")
+        done += _do(check, "Pacemaker stopped", ["systemctl", "stop", UNITS[1]])
+    if is_active(UNITS[0]):
+        done += _do(check, "Corosync stopped", ["systemctl", "stop", UNITS[0]])
+    if done:
+        _do(check, "both disabled", ["systemctl", "disable", *UNITS])
+    return done
+
+
+def leave_packaged(check: bool = False) -> list[str]:
+    """End the cluster of one that the packages begin by themselves. Raises Conflict for a cluster that somebody else has made."""
+    conf = ""
+    with suppress(FileNotFoundError), open(CONF, encoding="utf-8") as file:
+        conf = file.read()
+    if not conf or is_ours(conf):
+        return []
+    if not PACKAGED.search(conf):
+        raise Conflict("this server is a member of a cluster that Domus has not made", object=CONF, remedy="Take it out of that cluster, and remove the file")
+    done = stop_member(check)
+    there = sorted(os.listdir(CIB_FOLDER)) if os.path.isdir(CIB_FOLDER) else []
+    if there and not check:
+        for name in there:
+            os.unlink(os.path.join(CIB_FOLDER, name))
+    return [*done, *(["the packages' cluster of one forgotten"] if there else [])]
