@@ -52,7 +52,7 @@ class Updating:
         return run_playbook(self.directory, self.inventory, CHECKOUT / "playbooks" / f"{name}.yml", "-e", json.dumps(variables))
 
     def kill_while_vms_move(self, **variables: Any) -> None:
-        """Begin the update, and kill it with all its processes while the first server is emptied."""
+        """Begin the update, and kill it while the first server is emptied."""
         run = subprocess.Popen(
             self.command(**variables),
             env=administrator(self.directory),
