@@ -58,8 +58,8 @@ def test_networks_are_refused_before_anything_changes_where_nothing_configures_t
 
 def test_a_host_that_the_play_does_not_reach_again_puts_its_old_networks_back(networks: Networks, hosts: Hosts, lab: Lab) -> None:
     (host,) = hosts(1, segments=(0, 1))
-    # The address goes to the other wire, where nobody hears it: the role can not foresee that.
-    moved = [{"name": "eth0"}, {"name": "eth1", "addresses": [f"{host.address}/24"]}]
+    # The address goes to a bridge that leads nowhere: the role does not foresee that.
+    moved = [{"name": "eth0"}, {"name": "br0", "type": "bridge", "addresses": [f"{host.address}/24"]}]
     cut = networks.play({host: moved}, server_network_rollback=15)
     assert cut.returncode != 0 and "Reach the host again" in cut.stdout, cut.stdout[-3000:]
     host.shell(f"for i in $(seq 60); do ping -c1 -W1 {lab.network.gateway} >/dev/null && exit 0; sleep 1; done; exit 1", timeout=150)

@@ -29,15 +29,14 @@ PROMPT = b"Type yes to go on"
 class Updating:
     """Two servers of a manager on this machine, which the playbooks know by address and token, as one made without them."""
 
-    def __init__(self, lab: Lab, directory: Path, fleet: Fleet) -> None:
+    def __init__(self, lab: Lab, directory: Path, fleet: Fleet, **more: Any) -> None:
         self.directory, self.fleet, self.client = directory, fleet, fleet.client
         known = json.loads(lab.inventory.read_text())["all"]
         hosts = {host.name: known["children"]["servers"]["hosts"][host.name] for host in fleet.hosts}
         stack = fleet.stack
         token = self.client.post("/api/v1/tokens", {"name": "playbooks"})["token"]
         manager = {"domus_manager_url": stack.url, "domus_manager_token": token, "domus_manager_ca": str(stack.manager_directory / "web-ca.pem")}
-        # The hosts begin without the lock manager, and libvirt moves no VM between two that differ in it.
-        variables = {**known["vars"], **manager, "server_lock_manager": False}
+        variables = {**known["vars"], **manager, **more}
         self.inventory = directory / "inventory.yml"
         self.inventory.write_text(json.dumps({"all": {"vars": variables, "children": {"servers": {"hosts": hosts}}}}))
         self.begun = directory / f"domus-update-{VERSION}" / f"{fleet.hosts[0].name}.begun.json"
@@ -52,7 +51,7 @@ class Updating:
         return run_playbook(self.directory, self.inventory, CHECKOUT / "playbooks" / f"{name}.yml", "-e", json.dumps(variables))
 
     def kill_while_vms_move(self, **variables: Any) -> None:
-        """Begin the update, and kill it with all its processes while the first server is emptied."""
+        """Begin the update, and kill it while the first server is emptied."""
         run = subprocess.Popen(
             self.command(**variables),
             env=administrator(self.directory),
@@ -117,7 +116,8 @@ def site(lab: Lab, module_hosts: Hosts) -> Iterator[MigrationSite]:
 
 @pytest.fixture(scope="module")
 def updating(lab: Lab, site: MigrationSite, tmp_path_factory: pytest.TempPathFactory) -> Updating:
-    return Updating(lab, tmp_path_factory.mktemp("updates"), site.fleet)
+    # The hosts begin without the lock manager, and libvirt moves no VM between two that differ in it.
+    return Updating(lab, tmp_path_factory.mktemp("updates"), site.fleet, server_lock_manager=False)
 
 
 @pytest.fixture
