@@ -131,7 +131,7 @@ def _mebibytes(vm: HaVm) -> int:
 def _add_device(parent: Any, device: FenceDevice, pool: Pool) -> None:
     identity = device_id(device.name)
     element = etree.SubElement(parent, "primitive", id=identity, **{"class": "stonith", "type": device.agent})
-    plugs = {server: plug for server, plug in sorted(device.servers.items())}
+    plugs = dict(sorted(device.servers.items()))
     targets: dict[str, Any] = (
         {"pcmk_host_map": ";".join(f"{server}:{plug}" for server, plug in plugs.items())}
         if any(plugs.values())
@@ -194,7 +194,8 @@ def _constraints(pool: Pool) -> Iterator[Any]:
     yield _living(pool)
     for device in sorted(pool.devices, key=lambda device: device.name):
         if len(device.servers) == 1:  # a server that is to be cut can not be the one that watches its own device
-            yield _location(device_id(device.name), next(iter(device.servers)), NEVER)
+            (server,) = device.servers
+            yield _location(device_id(device.name), server, NEVER)
     for vm in sorted(pool.vms, key=lambda vm: vm.name):
         yield from _rules(vm)
         yield from _rank(vm)
