@@ -56,6 +56,7 @@ digest:
 """
 
 import compileall
+import ctypes
 import os
 import shutil
 import tarfile
@@ -63,6 +64,8 @@ import tarfile
 from ansible.module_utils.basic import AnsibleModule
 
 STAMP = ".domus-tree"
+# linux/fcntl.h, linux/fs.h
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def main() -> None:
@@ -98,7 +101,7 @@ def _stamp(dest: str) -> str:
 
 
 def _replace(dest: str, archive: str, digest: str, compiled: bool) -> None:
-    """Unpack beside, then two renames: whoever looks in between sees nothing, never a half."""
+    """Unpack beside, then change places: whoever looks sees the old tree or the new one. Pacemaker takes a missing agent for a VM that failed."""
     new, old = f"{dest}.new", f"{dest}.old"
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -111,9 +114,22 @@ def _replace(dest: str, archive: str, digest: str, compiled: bool) -> None:
     with open(os.path.join(new, STAMP), "w", encoding="ascii") as file:
         file.write(f"{digest}\n")
     if os.path.lexists(dest):
-        os.rename(dest, old)
-    os.rename(new, dest)
+        if _exchange(new, dest):
+            os.rename(new, old)
+        else:
+            os.rename(dest, old)
+            os.rename(new, dest)
+    else:
+        os.rename(new, dest)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: str, other: str) -> bool:
+    """Let two paths change places at once, as renameat2(2) does it; False where kernel or file system can not."""
+    try:
+        return bool(ctypes.CDLL(None).renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
+    except AttributeError:
+        return False
 
 
 if __name__ == "__main__":

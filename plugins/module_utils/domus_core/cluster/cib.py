@@ -39,6 +39,8 @@ PROPERTIES = {
     "startup-fencing": "true",
     "concurrent-fencing": "true",
     "migration-limit": "2",
+    # After ten failed attempts Pacemaker cuts nobody any more until it looks again: a device that was repaired must not wait its 15 minutes.
+    "cluster-recheck-interval": "60s",
 }
 
 
