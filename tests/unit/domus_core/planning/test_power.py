@@ -66,7 +66,22 @@ def test_a_server_is_woken_when_one_is_too_full_and_relieves_it_afterwards() -> 
     assert found.switches == (Switch(WAKE, "id-b", "a is above the threshold of memory"),)
     awake = [servers[0], server("b")]
     assert {move.to for move in planned(awake).moves} == {"id-b"}
-    assert "no server is asleep" in planned(servers[:1]).waiting
+
+
+def test_no_server_is_woken_that_would_not_help() -> None:
+    huge = [server("a", vm("a1", 14)), server("b", closed=OFF)]
+    assert planned(huge, {"id-b"}).switches == (), "its only VM would be as much too much for the other"
+    tagged = vm("fast", server_tags=frozenset({"ssd"}))
+    servers = [server("a", tagged), server("b", closed=OFF), server("c", closed=OFF, tags=frozenset({"ssd"}))]
+    assert planned(servers, {"id-b", "id-c"}).switches == (Switch(WAKE, "id-c", "vm fast may not be on a: that lacks tag ssd"),)
+    assert planned(servers, {"id-b", "id-c"}, fixed={"fast"}).switches == ()
+
+
+def test_a_server_is_woken_when_no_loss_can_be_borne() -> None:
+    servers = [server("a", vm("a1", 12)), server("b", vm("b1", 12)), server("c", closed=OFF)]
+    found = planned(servers, {"id-c"}, Aims(1000, spare_servers=1))
+    assert [(one.action, one.server) for one in found.switches] == [(WAKE, "id-c")] and "there is no place for 1 VMs" in found.switches[0].reason
+    assert "no server is asleep" in planned(servers[:2], aims=Aims(1000, spare_servers=1)).waiting
 
 
 def test_at_most_so_many_moves_and_the_switch_comes_with_the_last() -> None:
