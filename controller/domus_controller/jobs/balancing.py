@@ -13,9 +13,9 @@ from domus_core.planning.evacuation import Leaving
 from domus_core.planning.loss import plan_loss
 from domus_core.planning.policies import Look, Measured, look
 
-from ..store import fleet, jobs, objects, servers, usage
+from ..store import fleet, objects, servers, usage
 from ..store.database import Store
-from .moving_out import MOVED_STATES, PAGE, Resident, resident
+from .moving_out import MOVED_STATES, PAGE, Resident, reservations_of, resident
 
 Item = dict[str, Any]
 # Network ports are told in Mbit/s.
@@ -29,11 +29,17 @@ def show_balance(store: Store, policy: PolicySpec) -> list[Item]:
     """
     known = {str(one["id"]): one for one in servers.all(store)}
     there = _vms(store)
-    fixed = {one.demand.name for all in there.values() for one, state in all if state not in MOVED_STATES} | _moving(store)
+    fleet_now = fleet.read_fleet(store)
+    promised = reservations_of(store, fleet_now)
+    fixed = {one.demand.name for all in there.values() for one, state in all if state not in MOVED_STATES}
+    fixed |= {vm.name for vms in promised.values() for vm in vms}
     pools: dict[str, list[Server]] = {}
-    for one in fleet.read_fleet(store):
+    for one in fleet_now:
         if one.closed is None and one.memory is not None:
-            pools.setdefault(str(known[one.id]["pool"]), []).append(_with_needs(one, [resident for resident, dummy in there.get(one.id, ())]))
+            whole = _with_needs(one, [resident for resident, dummy in there.get(one.id, ())])
+            # What is on its way counts where it is and where it gets.
+            whole = dataclasses.replace(whole, vms=(*whole.vms, *promised.get(one.id, ())))
+            pools.setdefault(str(known[one.id]["pool"]), []).append(whole)
     used = usage.of_vms(store)
     ids = {one.demand.name: one.id for all in there.values() for one, dummy in all}
     shown = []
@@ -65,10 +71,6 @@ def _vms(store: Store) -> dict[str, list[tuple[Resident, str]]]:
         cursor = page["next"]
         if cursor is None:
             return found
-
-
-def _moving(store: Store) -> set[str]:
-    return {str(job["objects"][0]["name"]) for job in jobs.unfinished(store) if job["kind"] == jobs.MIGRATE}
 
 
 def _with_needs(server: Server, residents: Iterable[Resident]) -> Server:

@@ -81,6 +81,14 @@ def plan_balance(servers: Sequence[Server], dimensions: Sequence[Dimension], aim
     return Balance(tuple(moves), before, cluster.spread.score, dict(_stuck(cluster)))
 
 
+def after(servers: Sequence[Server], moves: Sequence[Move]) -> list[Server]:
+    """The servers once the moves are made."""
+    there = {one.id: {vm.name: vm for vm in one.vms} for one in servers}
+    for move in moves:
+        there[move.to][move.vm] = there[move.source].pop(move.vm)
+    return [dataclasses.replace(one, vms=tuple(there[one.id].values())) for one in servers]
+
+
 def _mending(cluster: Cluster) -> Iterator[_Step]:
     """What puts an end to a broken rule: a VM that may not be where it is, then a server that promises more than it has."""
     everywhere = range(len(cluster.servers))

@@ -36,6 +36,10 @@ class Cluster:
         self._misplaced[source] = self._misplaced[target] = None
         self.spread.update({source: self.vms[source], target: self.vms[target]})
 
+    def as_servers(self) -> list[Server]:
+        """The servers with the VMs that they have now, in their order."""
+        return [dataclasses.replace(one, vms=tuple(there.values())) for one, there in zip(self.servers, self.vms)]
+
     def permitted(self, vm: Demand, source: int) -> frozenset[int]:
         """The servers that no lasting rule forbids to a VM that comes from there."""
         key = (vm.server_tags, vm.cpu_group, vm.needs, vm.avoid, source)

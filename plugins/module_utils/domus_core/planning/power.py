@@ -1,8 +1,8 @@
 """Power management (DPM): the load on as few servers as carry it, the others switched off, and woken when they are needed.
 
-A round does one of three things: it wakes a server, because one is too full or no loss can be borne; it relieves servers as balancing does;
-or it empties the least loaded server onto the others, and switches it off once it is empty. The server that is being emptied stays the
-least loaded one, so a round that was broken off is gone on with by the next.
+A round does one of three things: it wakes a server, where that helps one that is too full or because no loss can be borne; it relieves
+servers as balancing does; or it empties the least loaded server onto the others, and switches it off once it is empty. The server that is
+being emptied stays the least loaded one, so a round that was broken off is gone on with by the next.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Optional, Union
 
-from .balancing import Aims, Move, plan_balance
+from .balancing import Aims, Move, after, plan_balance
 from .capacity import Demand, Server
 from .cluster_state import Cluster
 from .loss import unbearable
@@ -53,28 +53,40 @@ def plan_power(
     """The next round. `asleep` are the servers (ids) that were switched off by this and can be woken, `may_sleep` those that may be
     switched off (None: all). The dimensions' thresholds say how full servers may get."""
     awake = [one for one in servers if one.id not in asleep]
-    relief = plan_balance(awake, dimensions, aims, fixed)
-    needed = _needed(awake, dimensions, aims, relief.stuck)
-    if needed is not None:
-        sleeping = sorted((one for one in servers if one.id in asleep), key=lambda one: (one.name, one.id))
-        woken = (Switch(WAKE, sleeping[0].id, needed),) if sleeping else ()
-        return Round(relief.moves, woken, "" if woken else f"{needed}, and no server is asleep")
-    if relief.moves:
-        return Round(relief.moves)
+    sleeping = sorted((one for one in servers if one.id in asleep), key=lambda one: (one.name, one.id))
+    relief, short = plan_balance(awake, dimensions, aims, fixed), unbearable(awake, aims.spare_servers)
+    if short is not None and sleeping:
+        return Round(relief.moves, (Switch(WAKE, sleeping[0].id, short),))
+    woken = _helper(awake, sleeping, dimensions, aims, fixed)
+    if woken is not None:
+        return Round(relief.moves, (woken,))
+    if relief.moves or short is not None:
+        return Round(relief.moves, waiting="" if short is None else f"{short}, and no server is asleep")
     return _saving(Cluster(awake, dimensions, fixed), dimensions, aims, least_on, may_sleep)
 
 
-def _needed(awake: Sequence[Server], dimensions: Sequence[Dimension], aims: Aims, stuck: object) -> Optional[str]:
-    """Why a server more is needed; None when it is not."""
-    cluster = Cluster(awake, dimensions)
+def _helper(awake: Sequence[Server], sleeping: Sequence[Server], dimensions: Sequence[Dimension], aims: Aims, fixed: Collection[str]) -> Optional[Switch]:
+    """The first sleeping server that would be of use where the others can not help themselves: to a server that is too full, or a misplaced VM."""
+    whole = dataclasses.replace(aims, most_moves=sum(len(one.vms) for one in awake))
+    settled = Cluster(after(awake, plan_balance(awake, dimensions, whole, fixed).moves), dimensions, fixed)
+    need = _need(settled)
+    for one in sleeping if need is not None else ():
+        opened = [*settled.as_servers(), dataclasses.replace(one, closed=None)]
+        if any(move.to == one.id for move in plan_balance(opened, dimensions, whole, fixed).moves):
+            return Switch(WAKE, one.id, str(need))
+    return None
+
+
+def _need(cluster: Cluster) -> Optional[str]:
+    """What is wrong with the servers; None when nothing is."""
     for number, one in enumerate(cluster.servers):
         if (over := cluster.spread.over(number)) is not None:
             return f"{one.name} is above the threshold of {over}"
         if cluster.overfull(number):
             return f"{one.name} promises more than it has"
-    if stuck:
-        return "VMs are where they may not be, and no server can take them"
-    return unbearable(awake, aims.spare_servers)
+        for vm, why in cluster.misplaced(number):
+            return f"vm {vm.name} may not be on {one.name}: that {why}"
+    return None
 
 
 def _saving(cluster: Cluster, dimensions: Sequence[Dimension], aims: Aims, least_on: int, may_sleep: Optional[Collection[str]]) -> Round:
@@ -90,7 +102,7 @@ def _saving(cluster: Cluster, dimensions: Sequence[Dimension], aims: Aims, least
     name, emptied = cluster.servers[chosen].name, _emptied(cluster, chosen)
     if isinstance(emptied, str):
         return Round(waiting=f"{name} is the least loaded, but {emptied}")
-    left = [dataclasses.replace(one, vms=tuple(cluster.vms[number].values())) for number, one in enumerate(cluster.servers) if number != chosen]
+    left = [one for number, one in enumerate(cluster.as_servers()) if number != chosen]
     short = unbearable(left, aims.spare_servers)
     if short is not None:
         return Round(waiting=f"{name} is the least loaded, but {short}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from domus_controller.jobs.balancing import show_balance, show_loss
-from domus_controller.store import server_states, statistics
+from domus_controller.store import jobs, server_states, statistics
 from domus_core.model.policy import PolicySpec
 
 from tests.support.manager_room import Room
@@ -100,3 +100,18 @@ def test_what_if_a_server_dies(room: Room) -> None:
     add(room, "srv3", "too", 8)
     lost = show_loss(room.store, server)
     assert not lost["possible"] and "is lost" in lost["moves"][0]["errors"][0]["message"]
+
+
+def test_a_vm_on_its_way_stays_and_its_room_is_taken_where_it_gets(room: Room) -> None:
+    for number in range(4):
+        add(room, "srv1", f"vm{number}", 3)
+    add(room, "srv1", "going", 4)
+    free = planned(room, mode="drs", most_moves=1)["moves"][0]
+    assert (free["vm"], free["server"]) == ("going", "srv2")
+    options = {"vm": "x", "server": room.servers["srv2"], "migration": {}}
+    job = {"id": str(uuid.uuid4()), "kind": "migrate", "created_by": "ann", "reason": "", "servers": list(room.servers.values())[:2], "options": options}
+    room.store.write(lambda connection: jobs.create(connection, {**job, "objects": [{"kind": "vm", "name": "going"}]}))
+    moves = planned(room, mode="drs")["moves"]
+    assert moves and "going" not in {one["vm"] for one in moves} and moves[0]["server"] == "srv3"
+    server_states.set_maintenance(room.store, room.servers["srv2"], True, "", "ann")
+    assert "going" not in {one["vm"] for one in planned(room, mode="drs")["moves"]}, "wherever it goes"

@@ -29,8 +29,10 @@ def where(servers: list[Server], aims: Aims = ALL) -> list[tuple[str, str, str]]
 def wrong(servers: list[Server]) -> int:
     """How many VMs are where they may not be, and how much is promised that is not there."""
     cluster = Cluster(servers, dimensions(servers))
-    numbers = range(len(cluster.servers))
-    return sum(len(cluster.misplaced(one)) for one in numbers) + sum(max(0, cluster.memory[one] - (cluster.servers[one].memory or 0)) for one in numbers)
+    found = sum(len(cluster.misplaced(number)) for number in range(len(servers)))
+    for number, one in enumerate(cluster.servers):
+        found += max(0, cluster.memory[number] - (one.memory or 0)) + max(0, cluster.cpus[number] - (one.cpus or 0))
+    return found
 
 
 def score(servers: list[Server]) -> float:

@@ -66,7 +66,22 @@ def test_a_server_is_woken_when_one_is_too_full_and_relieves_it_afterwards() -> 
     assert found.switches == (Switch(WAKE, "id-b", "a is above the threshold of memory"),)
     awake = [servers[0], server("b")]
     assert {move.to for move in planned(awake).moves} == {"id-b"}
-    assert "no server is asleep" in planned(servers[:1]).waiting
+
+
+def test_no_server_is_woken_that_would_not_help() -> None:
+    huge = [server("a", vm("a1", 14)), server("b", closed=OFF)]
+    assert planned(huge, {"id-b"}).switches == (), "its only VM would be as much too much for the other"
+    tagged = vm("fast", server_tags=frozenset({"ssd"}))
+    servers = [server("a", tagged), server("b", closed=OFF), server("c", closed=OFF, tags=frozenset({"ssd"}))]
+    assert planned(servers, {"id-b", "id-c"}).switches == (Switch(WAKE, "id-c", "vm fast may not be on a: that lacks tag ssd"),)
+    assert planned(servers, {"id-b", "id-c"}, fixed={"fast"}).switches == ()
+
+
+def test_a_server_is_woken_when_no_loss_can_be_borne() -> None:
+    servers = [server("a", vm("a1", 12)), server("b", vm("b1", 12)), server("c", closed=OFF)]
+    found = planned(servers, {"id-c"}, Aims(1000, spare_servers=1))
+    assert [(one.action, one.server) for one in found.switches] == [(WAKE, "id-c")] and "there is no place for 1 VMs" in found.switches[0].reason
+    assert "no server is asleep" in planned(servers[:2], aims=Aims(1000, spare_servers=1)).waiting
 
 
 def test_at_most_so_many_moves_and_the_switch_comes_with_the_last() -> None:
@@ -110,11 +125,17 @@ def test_small_rounds_end_as_a_large_one_does(servers: list[Server], most: int) 
     assert settled(servers, set(), Aims(most)) == settled(servers, set(), AIMS)
 
 
+def too_full(servers: list[Server], asleep: set[str]) -> set[str]:
+    """The servers that are on and above a threshold."""
+    cluster = Cluster([one for one in servers if one.id not in asleep], dimensions(servers, LIMITS))
+    return {one.id for number, one in enumerate(cluster.servers) if cluster.spread.over(number) is not None}
+
+
 @given(clusters(), st.integers(0, 1))
 def test_no_rule_is_broken_and_what_is_left_carries_the_load(servers: list[Server], spare: int) -> None:
     aims, asleep = Aims(1000, spare_servers=spare), set[str]()
     for _ in range(20):
-        found = planned(servers, asleep, aims)
+        found, full = planned(servers, asleep, aims), too_full(servers, asleep)
         for move in found.moves:
             target = next(one for one in servers if one.id == move.to)
             demand = next(one for each in servers for one in each.vms if one.name == move.vm)
@@ -124,6 +145,5 @@ def test_no_rule_is_broken_and_what_is_left_carries_the_load(servers: list[Serve
         off = {switch.server for switch in found.switches if switch.action == POWER_OFF}
         assert not any(one.vms for one in servers if one.id in off)
         if off:
-            awake = [one for one in servers if one.id not in asleep]
-            cluster = Cluster(awake, dimensions(awake, LIMITS))
-            assert not any(cluster.spread.over(number) for number in range(len(awake))) and unbearable(awake, spare) is None
+            assert too_full(servers, asleep) <= full and unbearable([one for one in servers if one.id not in asleep], spare) is None
+            assert not any(switch.action == WAKE and switch.server in off for switch in planned(servers, asleep, aims).switches)
