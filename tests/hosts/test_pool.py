@@ -93,6 +93,18 @@ class PoolOfHosts:
         found = {host.name: host.attempt("pgrep", "-f", f"guest={name},").output.split() for host in self.hosts if host.is_running}
         return {host: pids[0] for host, pids in found.items() if pids}
 
+    def where(self, *names: str) -> list[str]:
+        """The host of each VM, or hosts, by commas."""
+        return [",".join(self.pids(name)) for name in names]
+
+    def set_role(self, asked: Host, name: str, role: str) -> None:
+        """What Domus's verbs will do."""
+        asked.run("crm_resource", "--resource", f"domus-vm-{name}", "--meta", "--set-parameter", "target-role", "--parameter-value", role)
+
+    def role(self, asked: Host, name: str) -> str:
+        """The role that Pacemaker is to give it."""
+        return asked.attempt("crm_resource", "--resource", f"domus-vm-{name}", "--meta", "--get-parameter", "target-role").output.strip()
+
     def eventually(self, question: Callable[[], bool], what: str, seconds: float = 180) -> None:
         """Wait for it."""
         give_up = time.monotonic() + seconds
@@ -143,3 +155,42 @@ def test_a_server_without_power_loses_its_vms_to_others_and_nobody_else_notices(
 def _coordinator(host: Host) -> str:
     words = host.attempt("crmadmin", "--dc_lookup", "--quiet").output.split()
     return words[-1] if words else ""
+
+
+def test_what_befalls_a_vm_on_its_server(pool: PoolOfHosts) -> None:
+    """One after the other, on one cluster: a crash, libvirtd gone, saved to disk by hand, a live migration that can not be."""
+    one, two, dummy = pool.hosts
+    pool.add("vm1", 64, one)
+    pool.add("vm2", 16, one)
+    assert pool.apply(two)[0]
+    pool.eventually(lambda: pool.where("vm1", "vm2") == [one.name, one.name], "the VMs")
+    neighbour = pool.pids("vm2")
+
+    first = pool.pids("vm1")
+    one.run("kill", "-9", first[one.name])
+    pool.eventually(lambda: pool.where("vm1") == [one.name] and pool.pids("vm1") != first, "the crashed VM, started again where it was")
+
+    second = pool.pids("vm1")
+    one.shell("systemctl stop libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd", timeout=120)
+    time.sleep(25)  # two monitors
+    assert pool.pids("vm1") == second and pool.pids("vm2") == neighbour, f"VMs do not depend on libvirtd\n{pool.told()}"
+    pool.set_role(two, "vm1", "Stopped")
+    pool.eventually(lambda: pool.pids("vm1") == {}, "the VM stopped without libvirtd")
+    one.shell("systemctl start libvirtd.socket libvirtd", timeout=120)
+    pool.set_role(two, "vm1", "Started")
+    pool.eventually(lambda: pool.where("vm1") == [one.name], "the VM started again")
+
+    one.run("virsh", "managedsave", "vm1", timeout=120)
+    pool.eventually(lambda: pool.role(two, "vm1") == "Stopped", "the wish that it stays off, told to Pacemaker by the agent")
+    time.sleep(12)
+    assert pool.pids("vm1") == {}, "who saves a VM to disk wants it to be off"
+    pool.set_role(two, "vm1", "Started")
+    pool.eventually(lambda: pool.where("vm1") == [one.name], "the VM, gone on with its memory")
+    assert "Managed save:   no" in one.run("virsh", "dominfo", "vm1")
+
+    third = pool.pids("vm1")
+    two.run("crm_resource", "--ban", "--resource", "domus-vm-vm1", "--node", one.name)  # there are no certificates for a migration
+    pool.eventually(lambda: "migrate_to" in two.run("crm_mon", "-1", "-r") and "blocked" in two.run("crm_mon", "-1", "-r"), "the migration that fails")
+    time.sleep(12)
+    assert pool.pids("vm1") == third, f"a failed migration leaves the healthy VM where it is\n{pool.told()}"
+    assert pool.pids("vm2") == neighbour, "its neighbour has noticed nothing of all that"
