@@ -195,6 +195,24 @@ def test_a_hanging_libvirtd_hangs_nobody(vm: Vm) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
+def test_a_start_that_libvirt_is_still_at_is_not_called_stopped(vm: Vm) -> None:
+    """libvirtd hangs in the middle of a start that was given up, then goes on: whoever was told "stopped" would start it elsewhere meanwhile."""
+    daemons = vm.libvirtd.processes("libvirtd")
+    for pid in daemons:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert vm.call("start", timeout=15) == ERR_GENERIC
+        assert not vm.is_alive()
+        assert vm.call("monitor") == ERR_GENERIC
+        assert vm.call("stop", timeout=45) == ERR_GENERIC, "nobody can say that it will not start in a moment"
+    finally:
+        for pid in daemons:
+            os.kill(pid, signal.SIGCONT)
+    assert _eventually(lambda: vm.call("stop") == SUCCESS), vm.reason
+    assert not vm.is_alive() and vm.call("monitor") == NOT_RUNNING
+    assert vm.call("start") == SUCCESS, vm.reason
+
+
 def test_the_pool_file_system_gone(vm: Vm) -> None:
     assert vm.call("start") == SUCCESS, vm.reason
     vm.records.rename(vm.folder / "away")

@@ -20,14 +20,17 @@ STATE = "/run/domus/ha"
 
 def proven() -> Optional[int]:
     """A monitor's return code where /proc is enough for it: it runs, or it is asked for the first time and does not. Else None."""
-    from domus_core.cluster.qemu_processes import RUNNING, STOPPED, look
+    from domus_core.cluster.qemu_processes import RUNNING, STOPPED, begun, look
 
     uuid = os.environ.get("OCF_RESKEY_uuid", "")
     if len(uuid) != 36 or not set(uuid) <= set("0123456789abcdef-"):
         return None
-    state = look(uuid, os.path.join(os.environ.get("DOMUS_HA_STATE", STATE), uuid))
+    note = os.path.join(os.environ.get("DOMUS_HA_STATE", STATE), uuid)
+    state = look(uuid, note)
+    if state == RUNNING:
+        return OCF_SUCCESS
     is_probe = os.environ.get("OCF_RESKEY_CRM_meta_interval", "0") == "0"
-    return OCF_SUCCESS if state == RUNNING else OCF_NOT_RUNNING if state == STOPPED and is_probe else None
+    return OCF_NOT_RUNNING if state == STOPPED and is_probe and not begun(note) else None
 
 
 def main() -> int:

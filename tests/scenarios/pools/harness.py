@@ -91,6 +91,11 @@ class Play:
         """It has joined again."""
         self.cluster.settle(f"--node-up={server}")
 
+    def unmarked(self, server: str) -> None:
+        """Its mark is not there, or not yet, though it lives."""
+        self.cluster.mark(server, False)
+        self.cluster.settle()
+
     def shut_down(self, server: str) -> None:
         """Its cluster software is stopped as planned: what runs there leaves first."""
         state = self.cluster.cib.find(f"status/node_state[@uname='{server}']")

@@ -14,9 +14,9 @@ from .pool import CURRENT, FenceDevice, HaVm, Member, Pool, secret_path
 
 PREFIX = "domus-"
 NEVER = "-INFINITY"
-STICKINESS, PREFERRED, RANK = 1000, 100, 200
-# More than all of these together, less than Pacemaker's INFINITY of 1,000,000.
-ALIVE = 500_000
+# What a VM scores, least first: a preference, its rank (of 1,000 at most), the mark of a living server, being where it is. The mark must count for
+# less than being there, since servers get theirs one after the other; both together for more than all else; all of it is below a million, INFINITY.
+PREFERRED, RANK, ALIVE, STICKINESS = 100, 200, 300_000, 400_000
 UP = f"{PREFIX}up"
 MONITOR_SECONDS = 10
 # A server so busy that a monitor takes longer is no reason to restart its VMs: who is really gone, Corosync finds out.

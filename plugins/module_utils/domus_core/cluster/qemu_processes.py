@@ -88,6 +88,23 @@ def _is_anothers(pid: int, note: str, proc: str) -> bool:
     return start == "" or any(remembered(os.path.join(folder, name)) == (pid, start) for name in others)
 
 
+def is_there(names: tuple[str, ...], proc: str = PROC) -> bool:
+    """Does a program of one of these names run here?"""
+    for entry in os.listdir(proc):
+        try:
+            with open(f"{proc}/{entry}/comm", encoding="utf-8", errors="replace") as file:
+                if file.read().strip() in names and started(int(entry), proc):
+                    return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def begun(note: str) -> bool:
+    """Has a start of this VM been begun whose end nobody has seen? libvirt may still be at it, so that no process proves nothing."""
+    return os.path.exists(f"{note}.starting")
+
+
 def remember(note: str, pid: int, proc: str = PROC) -> None:
     """Note the VM's process. What can not be noted is found again by its arguments."""
     try:

@@ -30,6 +30,7 @@ class FakeHost:
     saved: bool = False
     migrates: bool = True
     lost_in_migration: bool = False
+    settled: bool = True
     now: float = 0.0
     name: str = "srv1"
     told: list[str] = dataclasses.field(default_factory=list)
@@ -50,6 +51,9 @@ class FakeHost:
 
     def note_server(self) -> None:
         self.told.append("noted")
+
+    def is_start_settled(self) -> bool:
+        return self.settled
 
     def define_and_start(self, record: PoolRecord) -> None:
         self._ask("start")
@@ -196,6 +200,14 @@ def test_stop_without_proof_is_no_success_and_keeps_within_its_time() -> None:
         host = FakeHost(state, hears=())
         assert VmAgent(host, seconds=100).stop().code == ERR_GENERIC
         assert host.now <= 100
+
+
+def test_a_start_that_may_still_go_on_is_no_proof_of_anything() -> None:
+    """No process yet, and libvirt was asked for one."""
+    for action in ("monitor", "start", "stop"):
+        host = FakeHost(STOPPED, settled=False)
+        assert getattr(VmAgent(host), action)().code == ERR_GENERIC
+        assert "start" not in host.told
 
 
 def test_stop_of_what_is_off_asks_nobody() -> None:
