@@ -12,6 +12,7 @@ from typing import Callable
 
 from . import (
     define,
+    failover,
     fanout,
     fleet_idle,
     ha_scale,
@@ -46,6 +47,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "fleet-idle": fleet_idle.measure,
     "migrate": migrate.measure,
     "ha-scale": ha_scale.measure,
+    "failover": failover.measure,
 }
 
 
