@@ -246,11 +246,8 @@ class PoolSite:
             host.attempt("systemctl", "start", "corosync", "pacemaker")
         self.watcher.victims = set()
         self.wait_for_members()
-        living = self.living()
-        for host in self.hosts:
-            living.attempt("stonith_admin", "--cleanup", "--history", host.name)
-        living.attempt("crm_resource", "--cleanup")
         self.evacuated.clear()
         self.apply()
+        self.agent(self.living(), "clear")
         self.wait_for_vms()
         self.watcher.excused = set()

@@ -256,6 +256,34 @@ def test_a_migration_fails_and_the_vm_runs_on(pool: PoolSite) -> None:
     unharmed(pool, 15)
 
 
+def begin_slow_migration(pool: PoolSite) -> tuple[Host, Host]:
+    """The guest under way from one host to another, which it will be for long: its source and destination."""
+    source = pool.place("guest")
+    source.run("virsh", "migrate-setspeed", "guest", "1")
+    pool.evacuate(source)
+    pool.wait(lambda: len(pool.watcher.lives("guest")) == 2, "the migration's destination")
+    return source, next(pool.host(life.host) for life in pool.watcher.lives("guest") if life.host != source.name)
+
+
+def test_the_source_dies_while_a_vm_migrates(pool: PoolSite) -> None:
+    source, _ = begin_slow_migration(pool)
+    lost = vms_on(pool, source) | {"guest"}
+    pool.watcher.victims.add(source.name)
+    pool.watcher.excused.add("guest")  # what has arrived by then is no VM yet, and ends too
+    source.power_off()
+    others_run_on(pool, source, lost)
+
+
+def test_the_destination_dies_while_a_vm_migrates(pool: PoolSite) -> None:
+    source, destination = begin_slow_migration(pool)
+    counted = pool.counted("guest")
+    pool.watcher.victims.add(destination.name)
+    destination.power_off()
+    pool.wait(lambda: [life.host for life in pool.watcher.lives("guest")] == [source.name], "the guest being at its source alone")
+    pool.wait(lambda: pool.counted("guest") > counted + 5, "the guest counting on")
+    pool.evacuate()
+
+
 def test_the_pool_file_system_is_gone_on_one_host(pool: PoolSite) -> None:
     host = busy_host(pool)
     pool.hide_file_system(host)
