@@ -13,6 +13,7 @@ from typing import Callable
 from . import (
     balancing,
     define,
+    failover,
     fanout,
     fleet_idle,
     ha_scale,
@@ -50,6 +51,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "fleet-idle": fleet_idle.measure,
     "migrate": migrate.measure,
     "ha-scale": ha_scale.measure,
+    "failover": failover.measure,
 }
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from domus_core.cluster.pool import Pool
 from domus_core.cluster.pool_status import PoolStatus, status_from
 from domus_core.cluster.record_files import replace_file
 from domus_core.cluster.records import PoolRecord, as_text, from_text
@@ -40,6 +44,7 @@ class PoolSite:
     def __init__(self, lab: Lab, hosts: Sequence[Host], power: PowerService, **pool: Any) -> None:
         self.lab, self.hosts, self.power = lab, list(hosts), power
         self.more, self.vms, self.names = pool, list[dict[str, Any]](), dict[str, str]()
+        self.evacuated: set[str] = set()
         self.authkey = base64.b64encode(os.urandom(256)).decode()
         self.shared = lab.shared / "pool"
         for name in ("records", "lockspace", "VirtualDisks"):
@@ -49,6 +54,11 @@ class PoolSite:
         libvirt_tls.enable(*hosts)
         self.form()
         self.watcher = Watcher(lab.name, self.shared / "VirtualDisks", self.names, self.alerts)
+
+    @property
+    def token(self) -> int:
+        """Corosync's token in milliseconds: ours unless the pool was made with another."""
+        return int(self.more.get("token", Pool("", ()).token))
 
     def close(self) -> None:
         """End the watcher; the hosts are the lab's."""
@@ -66,24 +76,25 @@ class PoolSite:
         host.shell("grep -q ^lock_manager /etc/libvirt/qemu.conf || echo 'lock_manager = \"lockd\"' >>/etc/libvirt/qemu.conf")
         host.shell(f"systemctl stop libvirtd.service; systemctl enable --quiet {' '.join(UNITS)}; systemctl start {' '.join(UNITS[:3])}")
 
-    def form(self) -> None:
+    def form(self) -> dict[str, Any]:
         """Write, start and apply, as the role does."""
         for host in self.hosts:
             self.agent(host, "write", "-f", "-", text=self.document())
-        for host in self.hosts:
+        for host in self.hosts:  # all at once: who waits for the others must not keep them waiting
             host.run("sh", "-c", "domus-agent pool start -o json >/run/domus-pool-start 2>&1 &")
         for host in self.hosts:
             self.agent(host, "start")
-        self.apply()
+        return self.apply()
 
     def document(self) -> str:
         """The pool as `domus-agent pool` takes it."""
-        members = [{"name": host.name, "addresses": [host.address], "memory": 2048 * MIB, "cpus": 64} for host in self.hosts]
+        room = {"memory": 2048 * MIB, "cpus": 64}
+        members = [{"name": host.name, "addresses": [host.address], "evacuated": host.name in self.evacuated, **room} for host in self.hosts]
         options = {"ip": self.lab.network.gateway, "ipport": str(PORT)}
         device = {"name": "power", "agent": "fence_domus_test", "servers": {host.name: host.name for host in self.hosts}, "options": options}
         pool = {"name": "pool1", "members": members, "devices": [device], "vms": self.vms, **self.more}
         settings = {"records": f"{FOLDER}/records", "unsafe_migration": True}
-        known = {host.name: number for number, host in enumerate(self.hosts, 1)}
+        known = {host.name: host.traits.index for host in self.hosts}
         told = {"pool": pool, "known_ids": known, "authkey": self.authkey, "secrets": {"power": {"password": PASSWORD}}, "settings": settings}
         return json.dumps(told)
 
@@ -121,6 +132,19 @@ class PoolSite:
         identity = next(key for key, value in self.names.items() if value == name)
         return from_text((self.shared / "records" / f"{identity}.json").read_text(), identity).definition
 
+    def hide_file_system(self, host: Host) -> None:
+        """Take the pool file system away from a host: whoever looks finds nothing, as after a mount that failed; open files stay open."""
+        host.run("mount", "-t", "tmpfs", "-o", "ro,size=4k", "none", "/srv/shared")
+
+    def show_file_system(self, host: Host) -> None:
+        """Give it back."""
+        host.attempt("umount", "/srv/shared")
+
+    def evacuate(self, *hosts: Host) -> None:
+        """Say which hosts are to take no VM."""
+        self.evacuated = {host.name for host in hosts}
+        self.apply()
+
     # -- asking
 
     def living(self) -> Host:
@@ -156,12 +180,27 @@ class PoolSite:
         """The host of this name."""
         return next(host for host in self.hosts if host.name == name)
 
+    def lease(self, vm: str) -> Path:
+        """The file on which virtlockd holds the lock of a VM's disk."""
+        path = self.shared / "lockspace" / hashlib.sha256(f"{FOLDER}/VirtualDisks/{vm}.img".encode()).hexdigest()
+        assert path.exists(), f"virtlockd keeps no lock for {vm}"
+        return path
+
+    def is_starting(self, vm: str, host: Host) -> bool:
+        """Is the OCF agent at work there for a VM's start?"""
+        return host.attempt("pgrep", "-f", "domus/vm start", timeout=10).code == 0
+
+    def counted(self, vm: str) -> int:
+        """How far the guest has counted on its disk."""
+        told = (self.shared / "VirtualDisks" / f"{vm}.img").read_bytes()
+        return max((int(number) for number in re.findall(rb"disk (\d+)", told)), default=0)
+
     # -- waiting
 
-    def wait(self, true: Any, what: str, seconds: float = 90) -> None:
+    def wait(self, true: Any, what: str, seconds: float = 90, every: float = 0.5) -> None:
         """Until it is true; tells how the pool is when it is not."""
         try:
-            wait_until(true, seconds, what, every=0.5)
+            wait_until(true, seconds, what, every=every)
         except LabError as error:
             seen = "?"
             with contextlib.suppress(LabError):
@@ -196,21 +235,19 @@ class PoolSite:
         """Make everything whole: power, network, processes, failures that are shown, VMs."""
         self.power.lies = self.power.is_broken = False
         for host in self.hosts:
-            host.restore()
             with contextlib.suppress(OSError, LabError):
                 host.thaw()
             if not host.is_running:
                 host.power_on()
+            host.restore()
         for host in self.hosts:
             host.wait()
             host.attempt("systemctl", "start", *UNITS)
             host.attempt("systemctl", "start", "corosync", "pacemaker")
         self.watcher.victims = set()
         self.wait_for_members()
-        living = self.living()
-        for host in self.hosts:
-            living.attempt("stonith_admin", "--cleanup", "--history", host.name)
-            living.attempt("crm_standby", "--node", host.name, "--update", "off")
-        living.attempt("crm_resource", "--cleanup")
+        self.evacuated.clear()
+        self.apply()
+        self.agent(self.living(), "clear")
         self.wait_for_vms()
         self.watcher.excused = set()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -14,7 +17,7 @@ from tests.hosts.lab.lab import Lab
 from tests.hosts.lab.power import PowerService
 from tests.hosts.pool_site import PoolSite
 
-PLAIN = "plain"  # a VM without HA
+LIBVIRT = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tls.socket", "libvirtd.service")
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,194 @@ def test_the_fence_device_lies(pool: PoolSite) -> None:
     pool.wait(lambda: any("start" in alert for alert in pool.status().alerts), "starts that fail", 120)
     assert all(pool.watcher.running()[vm] == host.name for vm in lost)
     host.power_off()
+
+
+def unharmed(pool: PoolSite, seconds: float = 30) -> None:
+    """For so long nothing moves, nothing ends, nobody is cut; that nothing restarts the watcher says."""
+    before = pool.watcher.running()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert pool.watcher.running() == before
+        time.sleep(0.5)
+    assert pool.power.asked == []
+
+
+def test_corosync_is_killed(pool: PoolSite) -> None:
+    """To the others the server is lost: they cut it before they start its VMs."""
+    host = victim_of(pool)
+    lost = vms_on(pool, host)
+    host.run("systemctl", "kill", "--signal=KILL", "corosync.service")
+    others_run_on(pool, host, lost)
+    assert {plug for _, plug in pool.power.asked} == {host.name}
+
+
+@pytest.mark.parametrize("unit", ["pacemaker", "libvirtd", "virtlockd", "virtlogd"])
+def test_a_daemon_is_killed_and_no_vm_notices(pool: PoolSite, unit: str) -> None:
+    host = busy_host(pool)
+    host.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", f"{unit}.service")
+    unharmed(pool)
+    pool.wait_for_members()
+
+
+def busy_host(pool: PoolSite) -> Host:
+    """A host that runs VMs and that nobody harms."""
+    running = set(pool.watcher.running().values())
+    return next(host for host in pool.hosts if host.name in running)
+
+
+def test_libvirt_is_gone_for_long_and_no_vm_notices(pool: PoolSite) -> None:
+    host = busy_host(pool)
+    host.run("systemctl", "stop", *LIBVIRT)
+    unharmed(pool)
+
+
+def test_a_vm_that_is_started_by_hand_elsewhere_is_refused(pool: PoolSite) -> None:
+    here = pool.place("vm0")
+    other = next(host for host in pool.hosts if host is not here)
+    other.write("/run/vm0.xml", pool.definition("vm0"))
+    done = other.attempt("virsh", "create", "/run/vm0.xml")
+    assert done.code != 0 and "lock" in done.errors, done
+    unharmed(pool, 5)
+
+
+def test_a_lock_falls_late(pool: PoolSite) -> None:
+    """The dead server's lock holds on, as on NFS: the start waits for it, does not fail, and no server is banned."""
+    host = victim_of(pool)
+    vm = next(iter(vms_on(pool, host) - {"guest"}), "guest")
+    lease = pool.lease(vm)
+    host.power_off()
+    with open(lease, "r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        pool.wait(lambda: any(pool.is_starting(vm, one) for one in pool.hosts if one is not host), "its start", 60)
+        time.sleep(10)
+        assert vm not in pool.watcher.running()
+    others_run_on(pool, host, {vm})
+    assert [alert for alert in pool.status().alerts if vm in alert] == []
+
+
+def test_a_server_is_evacuated_and_its_vms_move_live(pool: PoolSite) -> None:
+    host = pool.place("guest")
+    counted = pool.counted("guest")
+    pool.evacuate(host)
+    pool.wait(lambda: not vms_on(pool, host), "the host being empty")
+    pool.wait_for_vms()
+    places = pool.watcher.running()
+    pool.evacuate()
+    unharmed(pool, 10)
+    assert pool.watcher.running() == places, "a VM went home by itself"
+    pool.wait(lambda: pool.counted("guest") > counted + 5, "the guest counting on")
+
+
+def test_a_migration_fails_and_the_vm_runs_on(pool: PoolSite) -> None:
+    host = pool.place("vm0")
+    before = vms_on(pool, host)
+    others = [other for other in pool.hosts if other is not host]
+    for other in others:
+        other.run("systemctl", "stop", "libvirtd-tls.socket", "libvirtd.service")
+        other.run("systemctl", "start", "libvirtd.socket", "libvirtd.service")
+    pool.evacuate(host)
+    pool.wait(lambda: any("vm0" in alert and "migrate" in alert for alert in pool.status().alerts), "the failed migration being told")
+    unharmed(pool, 20)
+    assert vms_on(pool, host) == before
+    for other in others:
+        other.run("systemctl", "stop", "libvirtd.service")
+        other.run("systemctl", "start", "libvirtd-tls.socket", "libvirtd.service")
+    pool.evacuate()
+    pool.agent(pool.living(), "clear")
+    pool.wait(lambda: not pool.status().alerts, "nothing to tell any more")
+    unharmed(pool, 15)
+
+
+def begin_slow_migration(pool: PoolSite) -> tuple[Host, Host]:
+    """The guest under way from one host to another, which it will be for long: its source and destination."""
+    source = pool.place("guest")
+    source.run("virsh", "migrate-setspeed", "guest", "1")
+    pool.evacuate(source)
+    pool.wait(lambda: len(pool.watcher.lives("guest")) == 2, "the migration's destination")
+    return source, next(pool.host(life.host) for life in pool.watcher.lives("guest") if life.host != source.name)
+
+
+def test_the_source_dies_while_a_vm_migrates(pool: PoolSite) -> None:
+    source, _ = begin_slow_migration(pool)
+    lost = vms_on(pool, source) | {"guest"}
+    pool.watcher.victims.add(source.name)
+    pool.watcher.excused.add("guest")  # what has arrived by then is no VM yet, and ends too
+    source.power_off()
+    others_run_on(pool, source, lost)
+
+
+def test_the_destination_dies_while_a_vm_migrates(pool: PoolSite) -> None:
+    source, destination = begin_slow_migration(pool)
+    counted = pool.counted("guest")
+    pool.watcher.victims.add(destination.name)
+    destination.power_off()
+    pool.wait(lambda: [life.host for life in pool.watcher.lives("guest")] == [source.name], "the guest being at its source alone")
+    pool.wait(lambda: pool.counted("guest") > counted + 5, "the guest counting on")
+    pool.evacuate()
+
+
+def test_the_pool_file_system_is_gone_on_one_host(pool: PoolSite) -> None:
+    host = busy_host(pool)
+    pool.hide_file_system(host)
+    try:
+        unharmed(pool)
+    finally:
+        pool.show_file_system(host)
+
+
+def test_the_pool_file_system_is_gone_on_all_hosts(pool: PoolSite) -> None:
+    """No mass reset; a VM that crashes meanwhile can not be started, which is told, and starts when it is back."""
+    for host in pool.hosts:
+        pool.hide_file_system(host)
+    try:
+        unharmed(pool)
+        crash(pool, "vm1")
+        pool.wait(lambda: any("vm1" in alert for alert in pool.status().alerts), "an alert that names it", 60)
+    finally:
+        for host in pool.hosts:
+            pool.show_file_system(host)
+    pool.living().run("crm_resource", "--cleanup", "--resource", "domus-vm-vm1")
+    pool.wait_for_vms()
+    assert pool.power.asked == []
+
+
+def crash(pool: PoolSite, vm: str) -> None:
+    """Its QEMU ends, as by a bug."""
+    pool.watcher.excused.add(vm)
+    (life,) = pool.watcher.lives(vm)
+    os.kill(life.pid, signal.SIGKILL)
+
+
+def test_a_vm_that_crashes_is_started_again(pool: PoolSite) -> None:
+    (before,) = pool.watcher.lives("vm2")
+    crash(pool, "vm2")
+    pool.wait(lambda: [life for life in pool.watcher.lives("vm2") if life != before], "its new QEMU")
+    pool.wait_for_vms()
+    assert pool.power.asked == []
+
+
+def test_a_member_leaves_and_joins_again_and_no_vm_notices(pool: PoolSite) -> None:
+    host = pool.place("vm0")
+    pool.add_vm("plain", ha=False)
+    host.write("/run/plain.xml", pool.definition("plain"))
+    host.run("virsh", "create", "/run/plain.xml")
+    refused = host.attempt("domus-agent", "pool", "leave")
+    assert refused.code == 1 and "domus-vm-vm0" in refused.errors
+    pool.evacuate(host)
+    pool.wait(lambda: vms_on(pool, host) == {"plain"}, "its HA VMs moving away")
+    pool.agent(host, "leave")
+    place = pool.hosts.index(host)
+    pool.hosts.remove(host)
+    try:
+        assert pool.form()["gone"] == [host.name]
+        assert set(pool.status().members) == {other.name for other in pool.hosts}
+        assert pool.apply(check=True)["changes"] == []
+        unharmed(pool, 10)
+    finally:
+        pool.hosts.insert(place, host)
+        pool.evacuated.clear()
+        pool.form()
+    pool.wait_for_members()
+    unharmed(pool, 30)
+    pool.watcher.excused.add("plain")
+    host.run("virsh", "destroy", "plain")

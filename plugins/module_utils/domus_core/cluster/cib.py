@@ -26,6 +26,8 @@ START_SECONDS = 90
 # What stop needs beyond the guest's own time: to end a QEMU that does not go, with proof.
 STOP_SECONDS = 60
 MIGRATE_SECONDS = 3600
+# A fence device that fails is tried so often on each server, and again after a pause.
+DEVICE_FAILURES, DEVICE_PAUSE = 3, 60
 # Both members of a pair cut each other at once, so the first gets a head start, and the one with more VMs a longer one.
 HEAD_START, BUSIER_HEAD_START = 5, 10
 
@@ -143,6 +145,8 @@ def _add_device(parent: Any, device: FenceDevice, pool: Pool) -> None:
         targets["pcmk_delay_base"] = f"{pool.members[0].name}:{HEAD_START}s" if len(plugs) > 1 else f"{HEAD_START}s"
     hidden = {f"{option}_script": secret_path(device.name, option) for option in sorted(device.secrets)}
     _set(element, "instance_attributes", "options", device.name, {**dict(sorted(device.options.items())), **hidden, **targets})
+    # Without a limit one that does not answer is started again every second, for ever; it can cut power all the same while it is not watched.
+    _set(element, "meta_attributes", "patience", device.name, {"migration-threshold": DEVICE_FAILURES, "failure-timeout": f"{DEVICE_PAUSE}s"})
     _add_operations(element, identity, [("monitor", 120, 60, None), ("start", 0, 60, None)])
 
 

@@ -48,7 +48,9 @@ def apply_pool(pool: Pool, node_ids: Mapping[str, int], check: bool = False, kee
         if check or not change.changes:
             break
         try:
-            _patch(cib, change)
+            if _make_property_set(cib, wanted):
+                continue
+            _patch(cib, change.configuration)
             break
         except DriverError:
             if attempt == ATTEMPTS - 1:
@@ -66,10 +68,22 @@ def _require_joined(cib: Any, pool: Pool) -> None:
         raise Conflict("has never joined the pool", object=f"server_pool {pool.name}", field="servers", value=missing[0], remedy="domus-agent pool start on it")
 
 
-def _patch(cib: Any, change: CibChange) -> None:
+def _make_property_set(cib: Any, wanted: Any) -> bool:
+    """Make our set of properties when there is none yet, still empty: Pacemaker's controller hears of changes in a set, and not of a new one (2.1.5)."""
+    identity = wanted.find("crm_config/cluster_property_set").get("id")
+    configuration = copy.deepcopy(cib.find("configuration"))
+    properties = configuration.find("crm_config")
+    if any(one.get("id") == identity for one in properties):
+        return False
+    etree.SubElement(properties, "cluster_property_set", id=identity)
+    _patch(cib, configuration)
+    return True
+
+
+def _patch(cib: Any, configuration: Any) -> None:
     """Refused when the configuration has been changed since it was read; results of operations meanwhile, which are in the CIB too, do not matter."""
     new = copy.deepcopy(cib)
-    new.replace(new.find("configuration"), copy.deepcopy(change.configuration))
+    new.replace(new.find("configuration"), copy.deepcopy(configuration))
     new.set("epoch", str(int(cib.get("epoch", "0")) + 1))
     with tempfile.TemporaryDirectory(prefix="domus-cib-") as folder:
         paths = [os.path.join(folder, name) for name in ("found.xml", "wanted.xml")]
