@@ -158,6 +158,8 @@ def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .store import users
     from .store.database import Store
 
+    password = _new_password(options.password_stdin)
+    hashed = passwords.hash(password)  # a password that is refused is refused before anything is made
     authority = Authority(config.directory)
     authority.ensure()
     authority.issue_web(web_names(config))
@@ -168,8 +170,7 @@ def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
         if users.list(store):
             _say("The manager is set up already.")
             return 0
-        password = _new_password(options.password_stdin)
-        users.create(store, ADMINISTRATOR, passwords.hash(password), "administrator")
+        users.create(store, ADMINISTRATOR, hashed, "administrator")
     finally:
         store.close()
     _say(f"user: {ADMINISTRATOR}")

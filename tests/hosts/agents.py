@@ -32,7 +32,8 @@ def install_agent(host: Host, settings: dict[str, Any], patience: float = 60.0, 
 def prepare_migration(host: Host, patience: float = 60.0) -> None:
     """What the role `server` does so that VMs can move by TLS, once the agent has written libvirt's certificates."""
     host.run("mkdir", "-p", "/etc/pki/CA", "/etc/pki/libvirt/private", "/etc/pki/qemu", timeout=patience)
-    host.shell("grep -q ^default_tls_x509_verify /etc/libvirt/qemu.conf || echo 'default_tls_x509_verify = 1' >>/etc/libvirt/qemu.conf", timeout=patience)
+    for line in ("default_tls_x509_verify = 1", "migrate_tls_force = 1"):
+        host.shell(f"grep -q '^{line}' /etc/libvirt/qemu.conf || echo '{line}' >>/etc/libvirt/qemu.conf", timeout=patience)
     host.run("chgrp", "kvm", "/etc/pki/qemu", timeout=patience)
     host.run("systemctl", "restart", "libvirtd.service", timeout=patience)
 

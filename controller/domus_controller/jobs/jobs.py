@@ -131,7 +131,7 @@ class Jobs:
         try:
             require_permitted(self._tools, vm, there)
         except Conflict as error:
-            told.update(possible=False, errors=[error.as_dict(), *told["errors"]])
+            told.update(possible=False, plan=None, errors=[error.as_dict(), *told["errors"]])
         return told
 
     def choose_destination(self, vm_id: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,13 @@ def test_a_password_of_ones_own_and_a_new_one(machine: Machine, monkeypatch: pyt
     assert "nobody" in machine.run("reset-password", "--user", "nobody", expected=1)
 
 
+def test_a_first_password_that_is_refused_leaves_nothing_behind(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next run takes the manager for set up, and nobody can log in."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("geheim\n"))
+    assert "8 to 1024" in machine.run("init", "--password-stdin", expected=1)
+    assert not (machine.directory / "state").exists()
+
+
 def test_a_token_works(machine: Machine) -> None:
     machine.run("init")
     token = machine.run("token", "create", "ci", "--role", "operator", "--days", "1").strip()

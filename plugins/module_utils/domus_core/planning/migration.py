@@ -58,7 +58,7 @@ def _flags(way: str, options: MigrationSpec, copies: bool, unsafe: bool, vm: Mov
     """libvirt's flags by name, without VIR_MIGRATE_."""
     flags = ["PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE"]
     if way == OFFLINE:
-        return (*flags, "OFFLINE")
+        return (*flags, "OFFLINE", *(["TLS"] if to.tls else []))  # nothing is sent that it could encrypt; migrate_tls_force asks for it all the same
     flags += ["LIVE", "ABORT_ON_ERROR"]
     chosen = (("TLS", to.tls), ("NON_SHARED_DISK", copies), ("UNSAFE", unsafe), ("POSTCOPY", options.post_copy), ("PARALLEL", (options.multifd or 1) > 1))
     return (*flags, *(name for name, wanted in chosen if wanted))

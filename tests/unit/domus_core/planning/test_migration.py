@@ -152,7 +152,9 @@ def test_every_reason_is_told_at_once() -> None:
 
 def test_a_stopped_vm_goes_offline_and_its_disks_are_not_copied() -> None:
     vm = dataclasses.replace(VM, state="stopped", memory=64 * GIB)
-    assert plan_migration(vm, dataclasses.replace(SHARED, cpu="incompatible"), NONE).flags == ("PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE", "OFFLINE")
+    offline = ("PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE", "OFFLINE")
+    assert plan_migration(vm, dataclasses.replace(SHARED, cpu="incompatible", tls=False), NONE).flags == offline
+    assert plan_migration(vm, dataclasses.replace(SHARED, cpu="incompatible", tls=True), NONE).flags == (*offline, "TLS")
     assert refusals(vm, TO, COPY) == ["disks[root]"]
 
 
