@@ -8,18 +8,19 @@ from typing import Any
 
 from domus_core.errors import NoCapacity
 from domus_core.model.policy import PolicySpec
-from domus_core.planning.capacity import Server
+from domus_core.planning.capacity import Need, Server
 from domus_core.planning.evacuation import Leaving
 from domus_core.planning.loss import plan_loss
 from domus_core.planning.policies import Look, Measured, look
 
 from ..store import fleet, objects, servers, usage
 from ..store.database import Store
-from .moving_out import MOVED_STATES, PAGE, Resident, reservations_of, resident
+from .moving_out import MOVED_STATES, Resident, reservations_of, resident
 
 Item = dict[str, Any]
 # Network ports are told in Mbit/s.
 MEGABIT = 1_000_000 / 8
+SHARED = "shared_repository"
 
 
 def show_balance(store: Store, policy: PolicySpec) -> list[Item]:
@@ -29,7 +30,7 @@ def show_balance(store: Store, policy: PolicySpec) -> list[Item]:
     """
     known = {str(one["id"]): one for one in servers.all(store)}
     there = _vms(store)
-    fleet_now = fleet.read_fleet(store)
+    fleet_now = _read_fleet(store)
     promised = reservations_of(store, fleet_now)
     fixed = {one.demand.name for all in there.values() for one, state in all if state not in MOVED_STATES}
     fixed |= {vm.name for vms in promised.values() for vm in vms}
@@ -53,24 +54,34 @@ def show_loss(store: Store, server: Mapping[str, Any]) -> Item:
     """Where the VMs of a server (its item) would start again if it died, the largest first."""
     id, there = str(server["id"]), _vms(store)
     fallen = [one for one, dummy in there.get(id, ())]
-    known = fleet.read_fleet(store)
+    known = _read_fleet(store)
     found = plan_loss(known, {id}, [one.demand for one in fallen])
     names, ids = {one.id: one.name for one in known}, {one.demand.name: one.id for one in fallen}
     moves = [_restart(one, names, ids) for one in found]
     return {"server": server["name"], "server_id": id, "possible": all(move["possible"] for move in moves), "moves": moves}
 
 
+def _read_fleet(store: Store) -> list[Server]:
+    """The servers, which offer what they share beside what they have: a repository of the same name that is each server's own holds other disks."""
+    shared: dict[str, set[Need]] = {}
+    for one in objects.pages(store, "repository"):
+        if (one["measured"] or {}).get("shared"):
+            shared.setdefault(str(one["server_id"]), set()).add((SHARED, str(one["key"])))
+    return [dataclasses.replace(one, offers=one.offers | shared.get(one.id, set())) for one in fleet.read_fleet(store)]
+
+
+def _on_shared_storage(one: Resident) -> Resident:
+    """A VM that keeps its disks where it goes: nobody copies them when its server is dead, and unasked nobody copies them at all."""
+    needs = frozenset((SHARED if kind == "repository" else kind, key) for kind, key in one.demand.needs)
+    return dataclasses.replace(one, demand=dataclasses.replace(one.demand, needs=needs))
+
+
 def _vms(store: Store) -> dict[str, list[tuple[Resident, str]]]:
     """The VMs on each server (by its id), with what they need elsewhere and their run states."""
     found: dict[str, list[tuple[Resident, str]]] = {}
-    cursor = None
-    while True:
-        page = objects.page(store, "vm", PAGE, cursor)
-        for vm in page["items"]:
-            found.setdefault(str(vm["server_id"]), []).append((resident(vm), str(vm["state"])))
-        cursor = page["next"]
-        if cursor is None:
-            return found
+    for vm in objects.pages(store, "vm"):
+        found.setdefault(str(vm["server_id"]), []).append((_on_shared_storage(resident(vm)), str(vm["state"])))
+    return found
 
 
 def _with_needs(server: Server, residents: Iterable[Resident]) -> Server:

@@ -22,7 +22,6 @@ from .tools import Tools
 # What lives is moved; what is stopped or saved stays where it is, and can be moved by itself.
 MOVED_STATES = ("running", "paused")
 MOST_ROUNDS = 8
-PAGE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +34,7 @@ class Resident:
 
 def residents_of(tools: Tools, server_id: str) -> list[Resident]:
     """The VMs of a server that are to be moved."""
-    found: list[Resident] = []
-    cursor: Optional[str] = None
-    while True:
-        page = objects.page(tools.store, "vm", PAGE, cursor, {"server": server_id})
-        found += [resident(vm) for vm in page["items"] if vm["state"] in MOVED_STATES]
-        cursor = page["next"]
-        if cursor is None:
-            return found
+    return [resident(vm) for vm in objects.pages(tools.store, "vm", {"server": server_id}) if vm["state"] in MOVED_STATES]
 
 
 def resident(vm: Mapping[str, Any]) -> Resident:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 from domus_core.errors import Conflict, InvalidSpec, NotFound, shorten
@@ -14,7 +14,7 @@ from .database import Connection, Row, Store
 from .items import digest, is_moving, next_sequence, refresh, refresh_all_gone, refresh_gone
 from .servers import known_server_id, silent
 from .tagged import follow_tags
-from .values import Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
+from .values import MOST_PER_PAGE, Page, as_json, checked_filters, checked_limit, checked_word, decode_cursor, encode_cursor, from_json
 
 FILTERS = ("name", "server", "state", "site", "tag")
 KEEP_DELETED = 30 * 86400.0
@@ -194,6 +194,17 @@ def page(
     """
     found = page_text(store, kind, limit, cursor, filters, since)
     return {**found, "items": [from_json(text) for text in found["items"]]}
+
+
+def pages(store: Store, kind: str, filters: Optional[dict[str, Any]] = None) -> Iterator[dict[str, Any]]:
+    """All objects of a kind by name, read a page at a time; filters as those of `page`."""
+    cursor: Optional[str] = None
+    while True:
+        found = page(store, kind, MOST_PER_PAGE, cursor, filters)
+        yield from found["items"]
+        cursor = found["next"]
+        if cursor is None:
+            return
 
 
 def page_text(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from domus_controller.jobs.balancing import show_balance, show_loss
-from domus_controller.store import jobs, server_states, statistics
+from domus_controller.store import jobs, server_states, servers, statistics
 from domus_core.model.policy import PolicySpec
 
 from tests.support.manager_room import Room
@@ -54,6 +54,21 @@ def test_what_does_not_run_and_what_needs_what_others_lack_stays(room: Room) -> 
         add(room, "srv1", f"off{number}", state="stopped")
         add(room, "srv1", f"lan{number}", nics=[{"name": "eth0", "network": "lan"}])
     assert planned(room, mode="drs")["moves"] == []
+
+
+def test_a_disk_on_a_servers_own_storage_goes_nowhere_by_itself(room: Room) -> None:
+    """Every server has a repository of that name, and only this one has the disk in it."""
+    for server in ("srv1", "srv2", "srv3"):
+        room.tell(server, "repository", {"name": "local", "path": "/srv/local"}, measured={"shared": False})
+        room.tell(server, "repository", {"name": "nas", "path": "/srv/nas"}, measured={"shared": True})
+    for number in range(3):
+        add(room, "srv1", f"own{number}", disks=[{"name": "root", "virtual_disk": f"local/own{number}"}])
+    assert planned(room, mode="drs")["moves"] == []
+    told = show_loss(room.store, servers.find(room.store, "srv1"))
+    assert not told["possible"] and "shared repository local" in told["moves"][0]["errors"][0]["message"]
+    add(room, "srv1", "far", disks=[{"name": "root", "virtual_disk": "nas/far"}])
+    moves = show_loss(room.store, servers.find(room.store, "srv1"))["moves"]
+    assert {one["vm"]: one["possible"] for one in moves}["far"]
 
 
 def test_a_server_in_maintenance_takes_no_part(room: Room) -> None:
