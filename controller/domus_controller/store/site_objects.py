@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from domus_core.errors import NotFound
-from domus_core.model.fields import IGNORE, fields_of
+from domus_core.model.fields import fields_of
 from domus_core.model.kinds import BY_NAME
 
 from .database import Row, Store
+from .drift import drift
 from .servers import CONNECTED
 from .values import Page, checked_filters, checked_limit, decode_cursor, encode_cursor, from_json
 
@@ -130,5 +132,7 @@ def _place(row: Row) -> dict[str, Any]:
 
 
 def _differing(kind: str, own: Mapping[str, Any], common: Mapping[str, Any]) -> list[str]:
-    compared = [field.name for field in fields_of(BY_NAME[kind].spec) if field.compare != IGNORE and not field.required]
-    return [name for name in compared if name in own and name in common and None not in (own[name], common[name]) and own[name] != common[name]]
+    """The fields in which it is otherwise than on the others, or than it was asked for, where that says something of them."""
+    required = {field.name for field in fields_of(BY_NAME[kind].spec) if field.required}
+    found = drift(kind, {**common, "state": None}, None, {**own, "state": None}, None)
+    return [name for name in dict.fromkeys(re.split(r"[.\[]", one["field"])[0] for one in found) if name not in required]

@@ -61,6 +61,17 @@ def test_one_is_shown_with_its_state_on_each_server(fleet: Store) -> None:
     assert places["first"] | {"state": "active", "stale": False, "differs": [], "drift": [], "problem": None, "bridge": "virbr1"} == places["first"]
 
 
+def test_what_a_document_leaves_out_is_no_difference(fleet: Store) -> None:
+    """A newcomer saw `differs: dhcp` on every server: libvirt tells more of it than was asked for."""
+    dhcp = {"start": "10.1.0.10", "end": "10.1.0.20"}
+    for server in (FIRST, SECOND):
+        put(fleet, server, network("lan", server, "active", subnet="10.1.0.0/24", dhcp={**dhcp, "hosts": []}))
+        ask(fleet, server, {"subnet": "10.1.0.0/24", "dhcp": dhcp})
+    assert site_objects.find(fleet, "network", "lan")["drifted"] == 0
+    ask(fleet, FIRST, {"subnet": "10.1.0.0/24", "dhcp": {**dhcp, "end": "10.1.0.30"}})
+    assert {one["server"]: one["differs"] for one in site_objects.find(fleet, "network", "lan")["servers"]}["first"] == ["dhcp"]
+
+
 def test_what_was_asked_for_counts_before_what_is_there(fleet: Store) -> None:
     for server in (FIRST, SECOND, THIRD):
         ask(fleet, server, {"subnet": "10.2.0.0/24"})
