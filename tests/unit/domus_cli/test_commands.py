@@ -66,6 +66,18 @@ def test_a_vm_is_shown(manager: FakeManager, domus: Domus) -> None:
     assert domus("vm", "show", "web1", "-o", "json").json() == VM
 
 
+def test_people_are_let_in_and_out(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("correct horse battery\n")
+    manager.answers["POST", "/api/v1/users"] = {"name": "ada", "role": "operator"}
+    manager.answers["DELETE", "/api/v1/users/ada"] = None
+    manager.answers["GET", "/api/v1/users"] = {"items": [{"name": "ada", "role": "operator"}]}
+    said = domus("user", "add", "ada", "--role", "operator", "--password-file", str(tmp_path / "secret"))
+    assert said.code == 0 and "ada may log in as operator" in said.out and "horse" not in said.out
+    assert manager.asked[0][2] == {"name": "ada", "role": "operator", "password": "correct horse battery"}
+    assert "ada" in domus("user", "list").out
+    assert "not log in" in domus("user", "remove", "ada").out
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_command(manager: FakeManager, domus: Domus, verb: str) -> None:
     manager.answers["POST", f"/api/v1/vms/web1/{verb}"] = ended(kind=verb)
