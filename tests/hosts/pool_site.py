@@ -186,8 +186,8 @@ class PoolSite:
         assert path.exists(), f"virtlockd keeps no lock for {vm}"
         return path
 
-    def is_starting(self, vm: str, host: Host) -> bool:
-        """Is the OCF agent at work there for a VM's start?"""
+    def is_starting(self, host: Host) -> bool:
+        """Is the OCF agent at work there, starting a VM?"""
         return host.attempt("pgrep", "-f", "domus/vm start", timeout=10).code == 0
 
     def counted(self, vm: str) -> int:
