@@ -218,11 +218,11 @@ class PoolSite:
         self.wait(settled, "every HA VM running", seconds)
         self.watcher.expected = {vm["name"] for vm in self.vms}
 
-    def wait_for_members(self, seconds: float = 120) -> None:
-        """Until every host is a living member of the pool, in the eyes of each, and the pool has nothing to do."""
+    def wait_for_members(self, seconds: float = 120, states: tuple[str, ...] = ("online",)) -> None:
+        """Until every host is a living member of the pool, in the eyes of each."""
 
         def settled() -> bool:
-            return all(host.is_running and set(self.status(host).members.values()) == {"online"} for host in self.hosts)
+            return all(host.is_running and set(self.status(host).members.values()) <= set(states) for host in self.hosts)
 
         def joined() -> bool:
             with contextlib.suppress(LabError, Exception):
@@ -245,9 +245,10 @@ class PoolSite:
             host.attempt("systemctl", "start", *UNITS)
             host.attempt("systemctl", "start", "corosync", "pacemaker")
         self.watcher.victims = set()
-        self.wait_for_members()
+        self.wait_for_members(states=("online", "standby"))
         self.evacuated.clear()
         self.apply()
+        self.wait_for_members()
         self.agent(self.living(), "clear")
         self.wait_for_vms()
         self.watcher.excused = set()

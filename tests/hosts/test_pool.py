@@ -205,6 +205,7 @@ def test_a_vm_that_is_started_by_hand_elsewhere_is_refused(pool: PoolSite) -> No
     other.write("/run/vm0.xml", pool.definition("vm0"))
     done = other.attempt("virsh", "create", "/run/vm0.xml")
     assert done.code != 0 and "lock" in done.errors, done
+    pool.wait(lambda: len(pool.watcher.lives("vm0")) == 1, "the refused QEMU being gone")
     unharmed(pool, 5)
 
 
@@ -213,6 +214,7 @@ def test_a_lock_falls_late(pool: PoolSite) -> None:
     host = victim_of(pool)
     vm = next(iter(vms_on(pool, host)))
     lease = pool.lease(vm)
+    pool.watcher.excused.add(vm)  # QEMU is begun before its lock is asked for, and ended when that is refused
     host.power_off()
     with open(lease, "r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
@@ -334,6 +336,7 @@ def test_a_member_leaves_and_joins_again_and_no_vm_notices(pool: PoolSite) -> No
     assert refused.code == 1 and "domus-vm-vm0" in refused.errors
     pool.evacuate(host)
     pool.wait(lambda: vms_on(pool, host) == {"plain"}, "its HA VMs moving away")
+    pool.wait_for_vms()
     pool.agent(host, "leave")
     place = pool.hosts.index(host)
     pool.hosts.remove(host)
