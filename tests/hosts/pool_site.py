@@ -24,7 +24,7 @@ from tests.hosts.lab.commands import LabError, wait_until
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
 from tests.hosts.lab.power import PASSWORD, PORT, PowerService
-from tests.hosts.watcher import Watcher
+from tests.hosts.watcher import Life, Watcher
 
 FOLDER = "/srv/shared/pool"
 MIB = 2**20
@@ -45,6 +45,7 @@ class PoolSite:
         self.lab, self.hosts, self.power = lab, list(hosts), power
         self.more, self.vms, self.names = pool, list[dict[str, Any]](), dict[str, str]()
         self.evacuated: set[str] = set()
+        self.before: set[Life] = set()
         self.authkey = base64.b64encode(os.urandom(256)).decode()
         self.shared = lab.shared / "pool"
         for name in ("records", "lockspace", "VirtualDisks"):
@@ -194,6 +195,16 @@ class PoolSite:
         """How far the guest has counted on its disk."""
         told = (self.shared / "VirtualDisks" / f"{vm}.img").read_bytes()
         return max((int(number) for number in re.findall(rb"disk (\d+)", told)), default=0)
+
+    def harm(self, host: Host) -> None:
+        """Say that a host is going to be harmed."""
+        self.before = self.watcher.everything()
+        self.watcher.victims.add(host.name)
+
+    def has_restarted(self, vm: str) -> bool:
+        """Does it run, once, in a process that was not there before the host was harmed, with its disk open for writing?"""
+        lives = self.watcher.lives(vm)
+        return len(lives) == 1 and lives[0] not in self.before and bool(self.watcher.writers.get(lives[0]))
 
     # -- waiting
 

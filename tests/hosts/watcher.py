@@ -57,6 +57,10 @@ class Watcher:
         """The VM's processes now."""
         return [life for life in list(self._alive) if life.vm == vm]
 
+    def everything(self) -> set[Life]:
+        """All processes now."""
+        return set(self._alive)
+
     def running(self) -> dict[str, str]:
         """Which VM runs on which host now; one that runs on two has both, as in `h1+h2`."""
         places: dict[str, str] = {}
