@@ -65,7 +65,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 STAMP = ".domus-tree"
 # linux/fcntl.h, linux/fs.h
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 
 def main() -> None:
