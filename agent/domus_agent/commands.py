@@ -27,9 +27,10 @@ from domus_core.version import VERSION
 
 from . import contact
 from .config import AgentConfig
+from .identity_files import read_identity
 from .output import complain, print_text, remark, show, show_one
 from .output import findings as render_findings
-from .ownership import Ownership, read_identity
+from .ownership import Ownership
 from .store import AgentStore
 
 DONE, FAILED, CHANGES = 0, 1, 2

@@ -31,7 +31,7 @@ from domus_core.storage_connect.storage import Storage
 from .commands import is_serving
 from .config import AgentConfig
 from .contact import silence
-from .ownership import manager_context, read_identity
+from .identity_files import manager_context, read_identity
 from .service import advice
 from .store import FILE
 

@@ -278,6 +278,8 @@ class Observer:
             except Unreachable:
                 self._look_at(free, SUSPECT_SECONDS)
                 raise
+        if any(target[0] == "server" for target, dummy in read):
+            self._next[self._read_facts] = 0.0  # what it is to use decides what its guests can have
         changed_meanwhile = {target for target, dummy in read if self._busy(*target)}
         self._postponed |= changed_meanwhile
         with self._store.transaction():

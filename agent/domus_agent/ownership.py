@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import hashlib
 import hmac
 import json
 import os
@@ -20,18 +18,17 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
 from domus_core import owner
 from domus_core.clients.wire import manager_urn, server_urn
-from domus_core.errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, NotFound, TooLarge, Unauthorized
+from domus_core.errors import Conflict, DomusError, DriverError, Forbidden, InvalidSpec, TooLarge, Unauthorized
 
 from . import rescue
-from .config import VARIABLE
+from .identity_files import IdentityFiles, alone, fingerprint_of, manager_context
 from .rescue import WRONG_TRIES, Rescue
-from .service import advice
 from .store import AgentStore
 
 FREE, JOB, MANAGER = "free", "job", "manager"
@@ -67,15 +64,15 @@ class Ownership:
         self._wrong = 0
         self._request: Optional[str] = None
         self._renewing: Optional[tuple[str, str]] = None
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        with _alone(self.directory):  # an agent that starts and `domus-agent secret` would else make a key each
+        self._files = IdentityFiles(self.directory)
+        with alone(self.directory):  # an agent that starts and `domus-agent secret` would else make a key each
             self._identity: dict[str, Any] = self._load()
             with contextlib.suppress(OSError, DomusError):  # on a full disk the files are in place at least; the next switch asks again
                 self._complete()
                 self._mark()
             self._rescue: Optional[Rescue] = None
             self._revoked = self._load_revoked()
-            if not self.owned and not os.path.exists(self._path("secret")):
+            if not self.owned and not os.path.exists(self._files.path("secret")):
                 self._become_free()
             self.context = self._server_context()
 
@@ -106,11 +103,11 @@ class Ownership:
 
     def fingerprint(self) -> str:
         """SHA-256 of this server's certificate, hexadecimal."""
-        return fingerprint_of(self._read("certificate.pem"))
+        return fingerprint_of(self._files.read("certificate.pem"))
 
     def invitation(self) -> Optional[str]:
         """`fingerprint:secret`, with which a manager takes a free server over; None on an owned one."""
-        return None if self.owned else f"{self.fingerprint()}:{self._read('secret').strip()}"
+        return None if self.owned else f"{self.fingerprint()}:{self._files.read('secret').strip()}"
 
     def rescue(self) -> str:
         """Let a new manager take this server over from the one that is lost, once and within an hour; return its `fingerprint:secret`.
@@ -118,7 +115,7 @@ class Ownership:
         A running agent sees it within seconds (`look`). Until the take-over nothing changes for the old manager.
         """
         opened = rescue.new_rescue(str(self.manager), self._clock())
-        self._write(rescue.FILE, json.dumps(dataclasses.asdict(opened)))
+        self._files.write(rescue.FILE, json.dumps(dataclasses.asdict(opened)))
         return f"{self.fingerprint()}:{opened.secret}"
 
     def look(self) -> bool:
@@ -145,7 +142,7 @@ class Ownership:
             if self.inviting and self._request is None:
                 from . import certificates
 
-                self._request = certificates.request(self._read("key.pem"), server_urn(self.server_id))
+                self._request = certificates.request(self._files.read("key.pem"), server_urn(self.server_id))
             return self._request if self.inviting else None
 
     def caller(self, certificate: Optional[Mapping[str, Any]]) -> Caller:
@@ -179,7 +176,7 @@ class Ownership:
             kept = {one: end for one, end in self._revoked.items() if end > self._clock() - 86400}
             self._revoked = {**kept, serial: until}
             with contextlib.suppress(OSError):
-                self._write("revoked.json", json.dumps(self._revoked))
+                self._files.write("revoked.json", json.dumps(self._revoked))
         return serial
 
     def take_over(self, *, secret: str, manager: str, url: str, authority: str, callback_authority: str, certificate: str, name: str) -> dict[str, Any]:
@@ -208,7 +205,7 @@ class Ownership:
         """The serial number (hex) of this server's certificate."""
         from . import certificates
 
-        return certificates.serial_of(self._read("certificate.pem"))
+        return certificates.serial_of(self._files.read("certificate.pem"))
 
     def renewal_request(self) -> str:
         """A signing request (PEM) for a new key, the same until `renew`; the key is kept in memory."""
@@ -224,11 +221,11 @@ class Ownership:
         from . import certificates
 
         with self._lock:
-            if certificate == self._read("certificate.pem"):
+            if certificate == self._files.read("certificate.pem"):
                 return
             if self._renewing is None:
                 raise Conflict("was not asked for", object="certificate", remedy="Ask for the request (renewal) first: the agent was restarted meanwhile")
-            authority = self._read("authority.pem")
+            authority = self._files.read("authority.pem")
             certificates.check_signed(certificate, authority, server_urn(self.server_id))
             certificates.check_issued(certificate, authority, self._renewing[0])
             self._switch(self._identity, {"certificate.pem": certificate, "key.pem": self._renewing[0]})
@@ -241,7 +238,7 @@ class Ownership:
         with self._lock:
             _check_url(url)
             _check_authority(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "callback_authority", callback_authority)
-            if url == self.url and callback_authority == self._read("callback_authority.pem"):
+            if url == self.url and callback_authority == self._files.read("callback_authority.pem"):
                 return {"changed": False}
             before = self.url
             self._switch({**self._identity, "url": url}, {"callback_authority.pem": callback_authority})
@@ -257,13 +254,13 @@ class Ownership:
             raise TooLarge(f"is more than {MOST_NOTES >> 10} KiB", field="notes")
         with self._lock:
             if notes != self.notes:
-                self._write(NOTES, text)
+                self._files.write(NOTES, text)
 
     @property
     def notes(self) -> dict[str, Any]:
         """What the manager had kept here; empty when there is nothing, or it can not be read."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return dict(json.loads(self._read(NOTES)))
+            return dict(json.loads(self._files.read(NOTES)))
         return {}
 
     def release(self) -> dict[str, Any]:
@@ -273,7 +270,7 @@ class Ownership:
             self._become_free()
             self._revoked, self._rescue = {}, None
             for name in ("authority.pem", "callback_authority.pem", "revoked.json", rescue.FILE, NOTES):
-                self._remove(name)
+                self._files.remove(name)
             owner.unmark(self.state_directory)
             self.context = self._server_context()
         self._store.begin_epoch()
@@ -288,24 +285,24 @@ class Ownership:
         """TLS for those who call: who owns us must show a certificate of the owner's CA; a new manager has none yet when root let it in."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self._path("certificate.pem"), self._path("key.pem"))
+        context.load_cert_chain(self._files.path("certificate.pem"), self._files.path("key.pem"))
         if self.owned:
-            context.load_verify_locations(self._path("authority.pem"))
+            context.load_verify_locations(self._files.path("authority.pem"))
             context.verify_mode = ssl.CERT_OPTIONAL if self.inviting else ssl.CERT_REQUIRED
         return context
 
     def _check_secret(self, secret: str) -> None:
-        right = self._rescue.secret if self._rescue is not None else self._read("secret").strip()
+        right = self._rescue.secret if self._rescue is not None else self._files.read("secret").strip()
         if hmac.compare_digest(secret.encode(), right.encode()):
             return
         self._wrong += 1
         if self._wrong >= WRONG_TRIES:
             self._wrong = 0
             if self.owned:
-                self._remove(rescue.FILE)
+                self._files.remove(rescue.FILE)
                 self._rescue = dataclasses.replace(self._rescue, until=0.0) if self._rescue else None
             else:
-                self._write("secret", secrets.token_hex(16))
+                self._files.write("secret", secrets.token_hex(16))
         raise Unauthorized("that is not this server's secret", field="secret", remedy="Take the one that `domus-agent secret` shows on the server now")
 
     def _check_certificates(self, authority: str, callback_authority: str, certificate: str) -> None:
@@ -318,7 +315,7 @@ class Ownership:
             file.write(certificate)
             file.flush()
             try:
-                context.load_cert_chain(file.name, self._path("key.pem"))
+                context.load_cert_chain(file.name, self._files.path("key.pem"))
             except (ssl.SSLError, ValueError):
                 raise InvalidSpec("is not for this server's key", field="certificate", remedy="Sign the request that hello returns") from None
         for field, text in (("authority", authority), ("callback_authority", callback_authority)):
@@ -328,7 +325,7 @@ class Ownership:
         """Change the identity and these files at once, whenever a crash comes."""
         self._complete()  # what lies beside would else be taken for the rest of the last one
         for name, text in files.items():
-            self._write(f"{name}{NEXT}", text)
+            self._files.write(f"{name}{NEXT}", text)
         self._put_identity({**identity, MOVING: sorted(files)})
         self._complete()
 
@@ -338,8 +335,8 @@ class Ownership:
             return
         for name in self._identity[MOVING]:
             with contextlib.suppress(FileNotFoundError):  # in its place already
-                os.replace(self._path(f"{name}{NEXT}"), self._path(name))
-        self._sync()
+                os.replace(self._files.path(f"{name}{NEXT}"), self._files.path(name))
+        self._files.sync()
         self._mark()
         self._put_identity({name: value for name, value in self._identity.items() if name != MOVING})
 
@@ -353,7 +350,7 @@ class Ownership:
     def _forget_before(self, manager: Optional[str]) -> None:
         """What let the new manager in, and what the one before had revoked, counts no more."""
         for name in ("secret", rescue.FILE, *(("revoked.json",) if manager is not None else ())):
-            self._remove(name)
+            self._files.remove(name)
         self._revoked = self._revoked if manager is None else {}
         self._rescue, self._request, self._wrong = None, None, 0
 
@@ -362,106 +359,33 @@ class Ownership:
 
         self._request, self._renewing = None, None
         key, certificate = certificates.self_signed(server_urn(self.server_id))
-        self._write("key.pem", key)
-        self._write("certificate.pem", certificate)
-        self._write("secret", secrets.token_hex(16))
+        self._files.write("key.pem", key)
+        self._files.write("certificate.pem", certificate)
+        self._files.write("secret", secrets.token_hex(16))
 
     def _load(self) -> dict[str, Any]:
         try:
-            data = json.loads(self._read("identity.json"))
+            data = json.loads(self._files.read("identity.json"))
         except FileNotFoundError:
             data = {"server": str(uuid.uuid4())}
-            self._write("identity.json", json.dumps(data))
+            self._files.write("identity.json", json.dumps(data))
         except ValueError:
             raise DriverError(
-                "the identity of this server is damaged", object=self._path("identity.json"), remedy="Restore it, or remove it and take the server over again"
+                "the identity of this server is damaged",
+                object=self._files.path("identity.json"),
+                remedy="Restore it, or remove it and take the server over again",
             ) from None
         return dict(data)
 
     def _load_revoked(self) -> dict[str, float]:
         revoked = self._store.revoked()
         with contextlib.suppress(OSError, ValueError):
-            revoked.update(json.loads(self._read("revoked.json")))
+            revoked.update(json.loads(self._files.read("revoked.json")))
         return revoked
 
     def _put_identity(self, identity: dict[str, Any]) -> None:
-        self._write("identity.json", json.dumps(identity))
+        self._files.write("identity.json", json.dumps(identity))
         self._identity = identity
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self.directory, name)
-
-    def _read(self, name: str) -> str:
-        with open(self._path(name), encoding="utf-8") as file:
-            return file.read()
-
-    def _write(self, name: str, text: str) -> None:
-        """Replace a file (0600) as a whole, also in the face of a power cut."""
-        temporary = self._path(f".{name}.new")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path(name))
-        self._sync()
-
-    def _sync(self) -> None:
-        directory = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-    def _remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._path(name))
-
-
-@contextlib.contextmanager
-def _alone(directory: str) -> Iterator[None]:
-    """Only one process at a time makes the first identity of a server."""
-    lock = os.open(f"{directory}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def read_identity(directory: str) -> dict[str, Any]:
-    """What the files of an agent's directory say, for a command on the server itself: server, manager, url, name, invitation.
-
-    Raises NotFound before the agent's first start, DriverError when the files can not be read.
-    """
-    files = os.path.join(directory, "identity")
-    try:
-        with open(os.path.join(files, "identity.json"), encoding="utf-8") as file:
-            told = {"manager": None, "url": None, "name": None, "invitation": None, **json.load(file)}
-        if told["manager"] is None:
-            with open(os.path.join(files, "certificate.pem"), encoding="utf-8") as file, open(os.path.join(files, "secret"), encoding="utf-8") as secret:
-                told["invitation"] = f"{fingerprint_of(file.read())}:{secret.read().strip()}"
-    except FileNotFoundError:
-        raise NotFound(
-            f"no agent has been set up in {directory}",
-            remedy=f"Start it: {advice('start', 'domus-agent serve')}; if its settings are elsewhere, name them: {VARIABLE}=FILE",
-        ) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise DriverError(f"can not be read: {error}", object=files, remedy="Ask as root") from None
-    return told
-
-
-def manager_context(identity: str) -> ssl.SSLContext:
-    """TLS to the manager, from the files in an agent's directory `identity`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(os.path.join(identity, "callback_authority.pem"))
-    context.load_cert_chain(os.path.join(identity, "certificate.pem"), os.path.join(identity, "key.pem"))
-    return context
-
-
-def fingerprint_of(certificate_pem: str) -> str:
-    """SHA-256 of a certificate's DER, hexadecimal."""
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate_pem)).hexdigest()
 
 
 def normal_serial(serial: str) -> str:

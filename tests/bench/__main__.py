@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Callable
 
 from . import (
+    balancing,
     define,
     failover,
     fanout,
@@ -23,6 +24,7 @@ from . import (
     manager_load,
     manager_verbs,
     migrate,
+    placing,
     planning,
     start,
     unchanged,
@@ -34,6 +36,8 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "honest": honest.measure,
     "start": start.measure,
     "plan": planning.measure,
+    "place": placing.measure,
+    "balance": balancing.measure,
     "verb": manager_verbs.measure_verb,
     "job": manager_jobs.measure_job,
     "job-bulk": manager_jobs.measure_bulk,

@@ -45,9 +45,7 @@ def measure(directory: Path) -> Iterator[str]:
 
 def pool() -> Pool:
     """A pool as a site might have it: CPU groups, tags, some preferences, a fifth of the VMs in anti-affinity pairs."""
-    members = tuple(
-        Member(f"srv{number:02}", (f"192.0.2.{number + 1}",), 256 * GIB, 256, frozenset(("ssd",)), cpu_group="rack1") for number in range(SERVERS)
-    )
+    members = tuple(Member(f"srv{number:02}", (f"192.0.2.{number + 1}",), 256 * GIB, 256, frozenset(("ssd",)), cpu_group="rack1") for number in range(SERVERS))
     devices = tuple(FenceDevice(f"bmc-{member.name}", "fence_ipmilan", {member.name: ""}, {"ip": "192.0.2.200"}, ("password",)) for member in members)
     return Pool("rack1", members, devices, tuple(map(_vm, range(VMS))))
 

@@ -13,17 +13,7 @@ from tests.hosts.conftest import Hosts
 from tests.hosts.fleet import Fleet
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
-
-FORCED = {"force": True, "timeout": 1}
-# A verb, the state before it, its options (no guest here listens to a request to shut down), and the state after it.
-VERBS: list[tuple[str, str, dict[str, Any], str]] = [
-    ("start", "stopped", {}, "running"),
-    ("stop", "running", FORCED, "stopped"),
-    ("kill", "running", {}, "stopped"),
-    ("restart", "running", FORCED, "running"),
-    ("suspend", "running", {}, "suspended"),
-    ("resume", "suspended", {}, "running"),
-]
+from tests.support.stack_faults import FORCED, VERBS
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ def test_a_bandwidth_limit_holds_progress_is_told_and_a_cancelled_one_stays_wher
     ended = site.fleet.ended(job)
     assert ended["state"] == "cancelled", ended["error"]
     assert any("MiB left" in line for line in lines)
+    assert not any("noticed late" in line for line in lines), "the unit of the agent does not let it take QEMU's sockets"
     assert f"it is on {site.one.name}" in str(ended["error"])
     site.goes_on(site.one, "slow1", "local")
     site.runs_once("slow1", site.one)

@@ -29,18 +29,17 @@ PROMPT = b"Type yes to go on"
 class Updating:
     """Two servers of a manager on this machine, which the playbooks know by address and token, as one made without them."""
 
-    def __init__(self, lab: Lab, directory: Path, fleet: Fleet) -> None:
+    def __init__(self, lab: Lab, directory: Path, fleet: Fleet, **more: Any) -> None:
         self.directory, self.fleet, self.client = directory, fleet, fleet.client
         known = json.loads(lab.inventory.read_text())["all"]
         hosts = {host.name: known["children"]["servers"]["hosts"][host.name] for host in fleet.hosts}
         stack = fleet.stack
         token = self.client.post("/api/v1/tokens", {"name": "playbooks"})["token"]
         manager = {"domus_manager_url": stack.url, "domus_manager_token": token, "domus_manager_ca": str(stack.manager_directory / "web-ca.pem")}
-        # The hosts begin without the lock manager, and libvirt moves no VM between two that differ in it.
-        variables = {**known["vars"], **manager, "server_lock_manager": False}
+        variables = {**known["vars"], **manager, **more}
         self.inventory = directory / "inventory.yml"
         self.inventory.write_text(json.dumps({"all": {"vars": variables, "children": {"servers": {"hosts": hosts}}}}))
-        self.begun = directory / "domus-update" / f"{fleet.hosts[0].name}.begun.json"
+        self.begun = directory / f"domus-update-{VERSION}" / f"{fleet.hosts[0].name}.begun.json"
 
     def command(self, **variables: Any) -> list[str]:
         """The update's command line."""
@@ -52,7 +51,7 @@ class Updating:
         return run_playbook(self.directory, self.inventory, CHECKOUT / "playbooks" / f"{name}.yml", "-e", json.dumps(variables))
 
     def kill_while_vms_move(self, **variables: Any) -> None:
-        """Begin the update, and kill it with all its processes while the first server is emptied."""
+        """Begin the update, and kill it while the first server is emptied."""
         run = subprocess.Popen(
             self.command(**variables),
             env=administrator(self.directory),
@@ -117,7 +116,8 @@ def site(lab: Lab, module_hosts: Hosts) -> Iterator[MigrationSite]:
 
 @pytest.fixture(scope="module")
 def updating(lab: Lab, site: MigrationSite, tmp_path_factory: pytest.TempPathFactory) -> Updating:
-    return Updating(lab, tmp_path_factory.mktemp("updates"), site.fleet)
+    # The hosts begin without the lock manager, and libvirt moves no VM between two that differ in it.
+    return Updating(lab, tmp_path_factory.mktemp("updates"), site.fleet, server_lock_manager=False)
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_an_update_moves_the_vms_goes_on_after_a_kill_and_waits_at_its_gate(upda
     assert updating.moves() == [("web1", "succeeded")] * 2
     site.goes_on(one, "web1")
     site.runs_once("web1", one)
-    first, second = yaml.safe_load((updating.directory / "domus-update-report.yml").read_text())
+    first, second = yaml.safe_load((updating.directory / f"domus-update-{VERSION}-report.yml").read_text())
     assert (first["server"], second["server"]) == (one.name, two.name) and first["ended"] <= second["began"]
     assert not updating.begun.parent.exists()
 
@@ -187,6 +187,11 @@ def test_servers_of_the_version_before_are_updated_one_by_one_and_both_versions_
         job = older.fleet.apply({"site": "default", "vms": [{**vm, "state": state} for vm in vms]})
         assert job["state"] == "succeeded" and older.fleet.apply({"site": "default", "vms": vms})["changed"] is False, job
 
+    # What was left of an update to another version says nothing of this one.
+    left = older.directory / f"domus-update-{release.VERSION}"
+    left.mkdir()
+    for host in (one, two):
+        (left / f"{host.name}.done.json").write_text("{}")
     apply("first", "running")
     emulators = [host.run("pgrep", "qemu-system") for host in (one, two)]
     assert older.versions() == [release.VERSION] * 2
@@ -199,5 +204,5 @@ def test_servers_of_the_version_before_are_updated_one_by_one_and_both_versions_
     assert done.returncode == 0, done.stdout[-3000:]
     assert older.versions() == [VERSION] * 2
     assert [host.run("pgrep", "qemu-system") for host in (one, two)] == emulators
-    report = yaml.safe_load((older.directory / "domus-update-report.yml").read_text())
+    report = yaml.safe_load((older.directory / f"domus-update-{VERSION}-report.yml").read_text())
     assert [(entry["version_before"], entry["version_after"]) for entry in report] == [(release.VERSION, VERSION)] * 2

@@ -50,6 +50,8 @@ def test_the_baseline_of_different_processors_is_what_both_have(server: ServerUn
     assert (amd.model, amd.vendor) == ("EPYC", "AMD") and "pku" not in (amd.require or ())
     assert (intel.model, intel.vendor) == ("Haswell-noTSX", "Intel") and "pcid" in (intel.disable or ())
     assert server.driver.baseline_cpu([EPYC, ROME]) == amd
+    # Each of them has all of it: with any of them it is still the same.
+    assert all(server.driver.baseline_cpu([both, one]) == both for both, one in ((amd, EPYC), (amd, ROME), (intel, SKYLAKE), (intel, HASWELL)))
 
 
 def test_processors_of_two_vendors_have_nothing_in_common(server: ServerUnderTest) -> None:

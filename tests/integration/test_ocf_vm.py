@@ -22,7 +22,8 @@ from tests.support.private_libvirtd import PrivateLibvirtd
 
 pytestmark = pytest.mark.libvirt
 ROOT = Path(__file__).resolve().parents[2]
-AGENT = ROOT / "agent" / "domus_agent" / "ocf" / "vm"
+# As the script `vm` beside it starts it where it is installed.
+AGENT = ("/usr/bin/python3", "-IS", str(ROOT / "agent" / "domus_agent" / "ocf" / "vm.py"))
 SUCCESS, ERR_GENERIC, ERR_ARGS, ERR_UNIMPLEMENTED, ERR_INSTALLED, ERR_CONFIGURED, NOT_RUNNING = 0, 1, 2, 3, 5, 6, 7
 SCHEMA = Path("/usr/share/resource-agents/metadata.rng")
 DEFINITION = """<domain type="qemu"><name>{name}</name><uuid>{uuid}</uuid><memory unit="MiB">32</memory><vcpu>1</vcpu>
@@ -64,7 +65,7 @@ class Vm:
             "OCF_RESKEY_CRM_meta_timeout": str(timeout * 1000),
             **more,
         }
-        return subprocess.Popen([str(AGENT), action], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen([*AGENT, action], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def is_alive(self) -> bool:
         """Is its QEMU there, as the kernel sees it?"""
@@ -147,7 +148,7 @@ def test_what_is_asked_wrongly(vm: Vm) -> None:
     assert vm.call("start", OCF_RESKEY_name="a b") == ERR_CONFIGURED
     assert vm.call("start", DOMUS_POOL_SETTINGS="/nowhere") == ERR_INSTALLED
     assert vm.call("migrate_to", OCF_RESKEY_CRM_meta_migrate_target="qemu+ssh://evil/") == ERR_ARGS
-    assert subprocess.run([str(AGENT)], capture_output=True, check=False).returncode == ERR_ARGS
+    assert subprocess.run(AGENT, capture_output=True, check=False).returncode == ERR_ARGS
 
 
 def test_a_crash_is_seen(vm: Vm) -> None:
@@ -192,6 +193,24 @@ def test_a_hanging_libvirtd_hangs_nobody(vm: Vm) -> None:
     finally:
         for pid in daemons:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_start_that_libvirt_is_still_at_is_not_called_stopped(vm: Vm) -> None:
+    """libvirtd hangs in the middle of a start that was given up, then goes on: whoever was told "stopped" would start it elsewhere meanwhile."""
+    daemons = vm.libvirtd.processes("libvirtd")
+    for pid in daemons:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert vm.call("start", timeout=15) == ERR_GENERIC
+        assert not vm.is_alive()
+        assert vm.call("monitor") == ERR_GENERIC
+        assert vm.call("stop", timeout=45) == ERR_GENERIC, "nobody can say that it will not start in a moment"
+    finally:
+        for pid in daemons:
+            os.kill(pid, signal.SIGCONT)
+    assert _eventually(lambda: vm.call("stop") == SUCCESS), vm.reason
+    assert not vm.is_alive() and vm.call("monitor") == NOT_RUNNING
+    assert vm.call("start") == SUCCESS, vm.reason
 
 
 def test_the_pool_file_system_gone(vm: Vm) -> None:

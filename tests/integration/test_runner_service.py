@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -57,6 +58,12 @@ except Unreachable:
 """
 
 
+def _accepts(path: str) -> bool:
+    """A socket is a file before it listens."""
+    with socket.socket(socket.AF_UNIX) as door:
+        return door.connect_ex(path) == 0
+
+
 class Service:
     """A runner service of this test's own, under the account nobody when that is possible."""
 
@@ -77,7 +84,7 @@ class Service:
         words = [self.socket, str(self.directory), str(self.directory / "collections"), str(self.directory), "nobody"]
         command = [install() / "venv/bin/python", "-c", STARTER, *words]
         self.process = subprocess.Popen(command, cwd="/", start_new_session=True)
-        wait_until(lambda: self.process.poll() is None and Path(self.socket).exists(), "the service listens")
+        wait_until(lambda: self.process.poll() is None and _accepts(self.socket), "the service listens")
 
     def job(self, playbook: str = "short.yml", name: str = "job-1", **more: Any) -> RunnerConnection:
         """Begin a job."""

@@ -16,21 +16,11 @@ from domus_core.clients.agent import AgentClient
 
 from tests.support.private_libvirtd import PrivateLibvirtd
 from tests.support.stack import Stack
-from tests.support.stack_faults import ENDED, agent_client, ended, items, kill_agent, nothing_is_left, operations, start_agent
+from tests.support.stack_faults import ENDED, VERBS, agent_client, ended, items, kill_agent, nothing_is_left, operations, start_agent
 
 pytestmark = pytest.mark.libvirt
 
 QEMU = {"servers": [{"name": "s0", "virtualization": "qemu"}]}
-# A verb, the state before it, its options (no guest here listens to a request to shut down), and the state after it.
-FORCED = {"force": True, "timeout": 1}
-VERBS: list[tuple[str, str, dict[str, Any], str]] = [
-    ("start", "stopped", {}, "running"),
-    ("stop", "running", FORCED, "stopped"),
-    ("kill", "running", {}, "stopped"),
-    ("restart", "running", FORCED, "running"),
-    ("suspend", "running", {}, "suspended"),
-    ("resume", "suspended", {}, "running"),
-]
 SOON = 8.0
 
 

@@ -113,3 +113,26 @@ def test_a_vm_that_vanishes_meanwhile_is_not_made_by_that_apply(stack: Stack, pr
     stack.wait_for(lambda: not stack.client.get("/api/v1/vms")["items"], "that the manager knows")
     apply(stack, vm("a", server="s0"))
     assert names(private_libvirtd) == {"a"}, "whoever applies again wants it made anew"
+
+
+def test_a_vm_of_a_cpu_group_gets_the_cpu_that_its_servers_have_in_common(stack: Stack, private_libvirtd: PrivateLibvirtd) -> None:
+    grouped = [{**one, "cpu_group": "rack1"} for one in QEMU["servers"]]
+    assert ended(stack, str(stack.client.post("/api/v1/apply", {"servers": grouped})["id"]))["state"] == "succeeded"
+
+    def group() -> Any:
+        found = [one for one in stack.client.get("/api/v1/cpu-groups")["items"] if one["name"] == "rack1"]
+        told = bool(found) and [one["virtualization"] for one in found[0]["members"]] == ["qemu", "qemu"] and found[0]["baseline"] is not None
+        return told and found[0]
+
+    told = stack.wait_for(group, "the baseline of both")
+    apply(stack, vm("a", server="s0", cpu_group="rack1"), vm("b", server="s0", cpu_group="rack1", cpu_model="qemu64"))
+    defined = private_libvirtd.virsh("dumpxml", "--inactive", "a")
+    assert "mode='custom'" in defined and f">{told['baseline']['model']}</model>" in defined
+    assert all(f"name='{name}'" in defined for name in (*told["baseline"]["require"], *told["baseline"]["disable"]))
+    shown = stack.client.get("/api/v1/vms/a")
+    assert (shown["spec"]["cpu_baseline"], shown["drift"]) == (told["baseline"], [])
+    assert stack.client.get("/api/v1/vms/b")["spec"]["cpu_model"] == "qemu64"
+    lost = stack.client.get("/api/v1/servers/s0/loss")
+    assert lost["possible"] and {one["vm"]: one["server"] for one in lost["moves"]} == {"a": "s1", "b": "s1"}
+    (pool,) = stack.client.get("/api/v1/balance")["pools"]
+    assert (pool["servers"], pool["moves"]) == (["s0", "s1"], []), "what does not run stays"

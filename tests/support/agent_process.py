@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import yaml
-from domus_agent.ownership import read_identity
+from domus_agent.identity_files import read_identity
 from domus_core.clients.agent import AgentClient, FirstContact
 from domus_core.clients.wire import split_invitation
 from domus_core.errors import DomusError

@@ -99,11 +99,19 @@ class Simulation:
             history = etree.SubElement(etree.SubElement(state, "lrm", id=state.get("id")), "lrm_resources")
             for vm, server in places.items():
                 if server == state.get("uname") or probed:
-                    self._show_operation(history, vm, "start" if server == state.get("uname") else "monitor")
+                    name, code = ("start", 0) if server == state.get("uname") else ("monitor", 7)
+                    self._show_operation(history, vm, name, code)
         self.pool = dataclasses.replace(self.pool, vms=tuple(self._located(vm, places) for vm in self.pool.vms))
 
-    def _show_operation(self, history: Any, vm: str, name: str) -> None:
-        code = 0 if name == "start" else 7
+    def show_probed(self, vm: str, server: str) -> None:
+        """What all servers say of a VM after its history was forgotten: it runs on this one."""
+        for state in self.cib.find("status"):
+            history = state.find("lrm/lrm_resources")
+            for old in history.findall(f"lrm_resource[@id='{vm_id(vm)}']"):
+                history.remove(old)
+            self._show_operation(history, vm, "monitor", 0 if state.get("uname") == server else 7)
+
+    def _show_operation(self, history: Any, vm: str, name: str, code: int) -> None:
         key = f"1:0:{code}:xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
         resource = etree.SubElement(history, "lrm_resource", {"id": vm_id(vm), "class": "ocf", "provider": "domus", "type": "vm"})
         told = {

@@ -19,6 +19,16 @@ from .stack import MANAGER_USER, Stack, descendants
 
 ENDED = ("succeeded", "failed", "cancelled")
 Item = dict[str, Any]
+# A verb, the state before it, its options (no guest here listens to a request to shut down), and the state after it.
+FORCED: Item = {"force": True, "timeout": 1}
+VERBS: list[tuple[str, str, Item, str]] = [
+    ("start", "stopped", {}, "running"),
+    ("stop", "running", FORCED, "stopped"),
+    ("kill", "running", {}, "stopped"),
+    ("restart", "running", FORCED, "running"),
+    ("suspend", "running", {}, "suspended"),
+    ("resume", "suspended", {}, "running"),
+]
 ISSUE = """
 import json, sys, time
 from pathlib import Path

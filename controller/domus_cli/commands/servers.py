@@ -10,6 +10,7 @@ from domus_core.errors import DomusError, error_from_dict
 
 from ..following import follow
 from ..output import Output, key, moment
+from .balancing import balance_command
 from .common import completes, connect, limit_option, listed, with_output
 from .server_facts import FACTS
 from .server_statistics import statistics_command
@@ -86,6 +87,7 @@ def server_group() -> None:
 
 
 server_group.add_command(statistics_command)
+server_group.add_command(balance_command)
 
 
 @server_group.command("list")
@@ -176,6 +178,19 @@ def evacuate_command(output: Output, server: str, check: bool, at_once: int | No
     plan = manager.post(f"{SERVERS}/{server}/evacuate?check=true", body)
     if output.for_people:
         output.rows(plan["moves"], MOVES, empty=f"No VM runs on {plan['server']}.")
+    else:
+        output.data(plan)
+    return 0 if plan["possible"] else 1
+
+
+@server_group.command("what-if")
+@click.argument("server", shell_complete=completes(SERVERS))
+@with_output
+def what_if_command(output: Output, server: str) -> int:
+    """Show where the virtual machines of a server would start again if it died; exit code 1 when there is no place for one of them."""
+    plan = connect().get(f"{SERVERS}/{server}/loss")
+    if output.for_people:
+        output.rows(plan["moves"], MOVES, empty=f"There is no VM on {plan['server']}.")
     else:
         output.data(plan)
     return 0 if plan["possible"] else 1

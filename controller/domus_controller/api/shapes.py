@@ -215,6 +215,26 @@ SHAPES: dict[str, Schema] = {
         baseline={**nothing_or(reference("CpuBaselineSpec")), "description": "The CPU that all of them have, as libvirt computes it: VMs of the group get it."},
         problem={**MAYBE_TEXT, "description": "Why there is none."},
     ),
+    "BalancePlan": shape(
+        "What a policy would do.",
+        "mode pools",
+        mode=TEXT,
+        pools=list_of(
+            shape(
+                "What it would do with the servers of a pool.",
+                "pool servers before after moves switches stuck waiting uncounted",
+                pool=TEXT,
+                servers=list_of(TEXT),
+                before={"type": "number", "description": "How unevenly the servers are used: the sum of the standard deviations of their shares."},
+                after={"type": "number"},
+                moves=list_of(shape("A VM that would move.", "vm", vm=TEXT, id=MAYBE_TEXT, source=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)),
+                switches=list_of(shape("A server that would be woken or switched off.", "action server", action=TEXT, server=TEXT, reason=TEXT)),
+                stuck={"type": "object", "description": "VMs that are where they may not be and can go nowhere, and why."},
+                waiting={**MAYBE_TEXT, "description": "Why no server is switched off."},
+                uncounted={**list_of(TEXT), "description": "Resources that not every server tells: they do not count."},
+            )
+        ),
+    ),
     "JobOrEvacuation": {"anyOf": [reference("Job"), reference("Evacuation")]},
     "Evacuation": shape(
         "Where the VMs of a server would go, the first to move first.",

@@ -14,6 +14,7 @@ from domus_core.planning.evacuation import Leaving, plan_evacuation
 from domus_core.planning.placement import broken_by_name
 
 from ..store import fleet, jobs, objects, servers
+from ..store.database import Store
 from . import operations
 from .migrate_run import check_migration
 from .tools import Tools
@@ -56,7 +57,7 @@ def draw_up(tools: Tools, source: str, vms: Sequence[Resident], options: Mapping
     A destination that the agents' check refuses for a VM is left out for it, and the plan made anew with that.
     """
     known, ids = _movable_among(tools, source), {one.demand.name: one.id for one in vms}
-    reservations = _reservations(tools, known)
+    reservations = reservations_of(tools.store, known)
     avoided: dict[str, dict[str, str]] = {name: {} for name in ids}
     proven: dict[tuple[str, str], list[dict[str, Any]]] = {}
     planned: tuple[Leaving, ...] = ()
@@ -101,11 +102,11 @@ def _movable_among(tools: Tools, source: str) -> list[Server]:
     return found
 
 
-def _reservations(tools: Tools, known: Sequence[Server]) -> dict[str, list[Demand]]:
+def reservations_of(store: Store, known: Sequence[Server]) -> dict[str, list[Demand]]:
     """What moves under way have promised to servers."""
     demands = {vm.name: vm for server in known for vm in server.vms}
     found: dict[str, list[Demand]] = {}
-    for job in jobs.unfinished(tools.store):
+    for job in jobs.unfinished(store):
         if job["kind"] == jobs.MIGRATE:
             moving = demands.get(str(job["objects"][0]["name"]))
             if moving is not None:

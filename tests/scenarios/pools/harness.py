@@ -91,6 +91,11 @@ class Play:
         """It has joined again."""
         self.cluster.settle(f"--node-up={server}")
 
+    def unmarked(self, server: str) -> None:
+        """Its mark is not there, or not yet, though it lives."""
+        self.cluster.mark(server, False)
+        self.cluster.settle()
+
     def shut_down(self, server: str) -> None:
         """Its cluster software is stopped as planned: what runs there leaves first."""
         state = self.cluster.cib.find(f"status/node_state[@uname='{server}']")
@@ -128,6 +133,17 @@ class Play:
         server = self.cluster.places()[vm]
         self.change({"servers": {server: {"evacuated": True}}}, settle=False)
         self.cluster.settle(f"--op-fail={self._operation(vm, 'migrate_to')}@{server}=1")
+
+    def refreshed(self, vm: str) -> None:
+        """Somebody has looked: its history is forgotten while it is unmanaged, a probe finds it where it runs, then it is managed again."""
+        server = next(iter(self.cluster.last_places[vm].split("+")))
+        meta = self.cluster.cib.find(f".//primitive[@id='{vm_id(vm)}']/meta_attributes")
+        etree.SubElement(meta, "nvpair", id="unmanaged", name="is-managed", value="false")
+        self.cluster.show_probed(vm, server)
+        self.cluster.settle()
+        unmanaged = self.cluster.cib.find(".//nvpair[@id='unmanaged']")
+        unmanaged.getparent().remove(unmanaged)
+        self.cluster.settle()
 
     def change(self, changes: dict[str, Any], settle: bool = True) -> None:
         """The document is changed and applied; None takes a VM, a server or a device out."""

@@ -68,7 +68,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_the_words_are_those_of_the_tables() -> None:
     choices: Any
     (choices,) = [action.choices for action in parser()._actions if action.dest == "command"]
-    assert set(choices) == {"serve", "status", "secret", "list", "plan", "apply", "doctor", *VERBS}
+    assert set(choices) == {"serve", "status", "secret", "list", "plan", "apply", "doctor", "pool", *VERBS}
     assert {choices[verb].description for verb in VERBS} == {verb.doc for verb in VERBS.values()}
 
 

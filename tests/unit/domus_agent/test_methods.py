@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from domus_agent.methods import METHODS, SUBMIT, Methods, Parameter, checked
 from domus_agent.operations import Operations
 from domus_agent.ownership import FREE, JOB, MANAGER, Caller, Ownership
 from domus_agent.store import AgentStore
-from domus_core.errors import Forbidden, InvalidSpec, NotFound
+from domus_core.errors import Conflict, Forbidden, InvalidSpec, NotFound
+from domus_core.fake_driver.driver import FakeDriver
 
 FOR_JOBS = {"hello", "submit", "status", "cancel", "plan"}
 FOR_ANYBODY = {"hello", "take_over"}
@@ -85,3 +88,24 @@ def test_parameters_are_checked_and_filled_in() -> None:
 def test_names_to_adopt_are_texts(methods: Methods) -> None:
     with pytest.raises(InvalidSpec):
         methods.call("adopt", {"vms": [{}]}, Caller(MANAGER))
+
+
+def test_the_baseline_of_cpus_is_asked_of_the_driver(methods: Methods, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def driver(self: Connections) -> Iterator[FakeDriver]:
+        yield FakeDriver()
+
+    monkeypatch.setattr(Connections, "driver", driver)
+
+    def asked(*cpus: Any) -> Any:
+        return methods.call("baseline_cpu", {"cpus": list(cpus)}, Caller(MANAGER))["cpu"]
+
+    epyc, rome = {"model": "EPYC", "vendor": "AMD", "disable": ["vme"]}, {"model": "EPYC-Rome", "vendor": None}
+    assert asked(rome, epyc) == {"model": "EPYC", "vendor": "AMD", "require": [], "disable": ["vme"]}
+    with pytest.raises(Conflict):
+        asked(epyc, {"model": "Nehalem"})
+    for wrong in ({}, {"model": "<cpu/>"}, {"model": "EPYC", "xml": "x"}, "EPYC", None):
+        with pytest.raises(InvalidSpec):
+            asked(epyc, wrong)
+    with pytest.raises(InvalidSpec):
+        asked()

@@ -104,6 +104,14 @@ def test_what_the_server_is_is_known(watched: Watched) -> None:
     assert not UNTOLD_FACTS & facts.keys()
 
 
+def test_what_the_server_is_is_read_again_when_it_is_described_anew(watched: Watched) -> None:
+    before = wait_for(lambda: watched.observer.facts)
+    Registry(f"{watched.config.state_directory}/objects").write("server", "srv1", {"name": "srv1", "virtualization": "qemu"})
+    watched.observer.touched([("server", "srv1")])
+    after = wait_for(lambda: watched.observer.facts is not before and watched.observer.facts)
+    assert after["hypervisor"] == "TEST"
+
+
 def test_the_event_comes_first_and_then_the_object(watched: Watched) -> None:
     domain = watched.connection.lookupByName("test")
     domain.destroy()

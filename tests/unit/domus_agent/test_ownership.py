@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from domus_agent.ownership import FREE, JOB, MANAGER, Caller, Ownership, normal_serial, read_identity
+from domus_agent.identity_files import read_identity
+from domus_agent.ownership import FREE, JOB, MANAGER, Caller, Ownership, normal_serial
 from domus_agent.store import AgentStore
 from domus_core.clients.wire import split_invitation
 from domus_core.errors import Conflict, DriverError, Forbidden, InvalidSpec, NotFound, Unauthorized

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from domus_agent import ownership, rescue
-from domus_agent.ownership import FREE, MANAGER, Caller, Ownership, read_identity
+from domus_agent.identity_files import read_identity
+from domus_agent.ownership import FREE, MANAGER, Caller, Ownership
 from domus_agent.store import AgentStore
 from domus_core.clients.wire import split_invitation
 from domus_core.errors import Conflict, DomusError, Forbidden, InvalidSpec, TooLarge, Unauthorized

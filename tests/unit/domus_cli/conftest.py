@@ -87,6 +87,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> FakeManager:
     """The manager that all commands talk to."""
     fake = FakeManager()
     for module in (
+        commands.balancing,
         commands.documents,
         commands.events,
         commands.jobs,

@@ -315,3 +315,35 @@ def test_cpu_groups_say_what_all_of_their_servers_have(manager: FakeManager, dom
     header, first, second = domus("server", "cpu-groups").out.splitlines()
     assert header.split() == ["GROUP", "SERVERS", "BASELINE"]
     assert "s1, s2 (not told)" in first and "EPYC +pku -sha-ni" in first and "none: no" in second
+
+
+POOL = {"pool": "default", "servers": ["s1", "s2"], "before": 0.5, "after": 0.1, "switches": [], "stuck": {}, "waiting": None, "uncounted": []}
+
+
+def test_a_balance_shows_each_step_with_its_reason(manager: FakeManager, domus: Domus) -> None:
+    move = {"vm": "web1", "id": "1", "source": "s1", "server": "s2", "server_id": "2", "reason": "memory: 90%"}
+    switch = {"action": "power off", "server": "s1", "server_id": "1", "reason": "its VMs have room"}
+    pool = {**POOL, "moves": [move], "switches": [switch], "stuck": {"db": "no tag"}, "waiting": "enough", "uncounted": ["network"]}
+    manager.answers["GET", "/api/v1/balance"] = {"mode": "dpm", "pools": [pool]}
+    said = domus("server", "balance", "--mode", "dpm", "--most-moves", "2")
+    assert said.code == 0 and manager.asked == [("GET", "/api/v1/balance", None, {"mode": "dpm", "most_moves": 2})]
+    for text in ("2 servers, spread 0.5000 -> 0.1000", "move", "web1", "memory: 90%", "power off", "vm db stays: no tag", "enough", "of network"):
+        assert text in said.out
+
+
+def test_an_even_site_needs_nothing(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["GET", "/api/v1/balance"] = {"mode": "drs", "pools": [{**POOL, "moves": []}]}
+    assert "Nothing is to be done." in domus("server", "balance").out
+    assert domus("server", "balance", "-o", "json").json()["pools"][0]["moves"] == []
+
+
+def test_what_if_a_server_dies(manager: FakeManager, domus: Domus) -> None:
+    moves = [{"vm": "web1", "server": "s2", "possible": True, "reason": "least full", "errors": []}]
+    manager.answers["GET", "/api/v1/servers/s1/loss"] = {"server": "s1", "possible": True, "moves": moves}
+    said = domus("server", "what-if", "s1")
+    assert said.code == 0 and "least full" in said.out
+    error = {"code": "no_capacity", "message": "no server can take it"}
+    moves.append({"vm": "web2", "server": None, "possible": False, "reason": "", "errors": [error]})
+    manager.answers["GET", "/api/v1/servers/s1/loss"] = {"server": "s1", "possible": False, "moves": moves}
+    said = domus("server", "what-if", "s1")
+    assert said.code == 1 and "no server can take it" in said.out

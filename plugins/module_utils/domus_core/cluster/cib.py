@@ -14,9 +14,9 @@ from .pool import CURRENT, FenceDevice, HaVm, Member, Pool, secret_path
 
 PREFIX = "domus-"
 NEVER = "-INFINITY"
-STICKINESS, PREFERRED, RANK = 1000, 100, 200
-# More than all of these together, less than Pacemaker's INFINITY of 1,000,000.
-ALIVE = 500_000
+# What a VM scores, least first: a preference, its rank (of 1,000 at most), the mark of a living server, being where it is. The mark must count for
+# less than being there, since servers get theirs one after the other; both together for more than all else; all of it is below a million, INFINITY.
+PREFERRED, RANK, ALIVE, STICKINESS = 100, 200, 300_000, 400_000
 UP = f"{PREFIX}up"
 MONITOR_SECONDS = 10
 # A server so busy that a monitor takes longer is no reason to restart its VMs: who is really gone, Corosync finds out.
@@ -75,8 +75,7 @@ def wanted_configuration(pool: Pool, node_ids: Mapping[str, int]) -> Any:
     for device in sorted(pool.devices, key=lambda device: device.name):
         _add_device(sections["resources"], device, pool)
     _add_mark(sections["resources"], pool)
-    # Pacemaker gives room to equals in the order in which they stand here.
-    for vm in sorted(pool.vms, key=lambda vm: (-vm.priority, vm.name)):
+    for vm in sorted(pool.vms, key=lambda vm: vm.name):
         _add_vm(sections["resources"], vm, pool)
     for constraint in _constraints(pool):
         sections["constraints"].append(constraint)
@@ -138,7 +137,7 @@ def _mebibytes(vm: HaVm) -> int:
 def _add_device(parent: Any, device: FenceDevice, pool: Pool) -> None:
     identity = device_id(device.name)
     element = etree.SubElement(parent, "primitive", id=identity, **{"class": "stonith", "type": device.agent})
-    plugs = {server: plug for server, plug in sorted(device.servers.items())}
+    plugs = dict(sorted(device.servers.items()))
     targets: dict[str, Any] = (
         {"pcmk_host_map": ";".join(f"{server}:{plug}" for server, plug in plugs.items())}
         if any(plugs.values())
@@ -203,7 +202,8 @@ def _constraints(pool: Pool) -> Iterator[Any]:
     yield _living(pool)
     for device in sorted(pool.devices, key=lambda device: device.name):
         if len(device.servers) == 1:  # a server that is to be cut can not be the one that watches its own device
-            yield _location(device_id(device.name), next(iter(device.servers)), NEVER)
+            (server,) = device.servers
+            yield _location(device_id(device.name), server, NEVER)
     for vm in sorted(pool.vms, key=lambda vm: vm.name):
         yield from _rules(vm)
         yield from _rank(vm)

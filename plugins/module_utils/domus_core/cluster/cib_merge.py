@@ -98,25 +98,21 @@ def _merge_nodes(found: Any, wanted: Any) -> tuple[str, ...]:
 
 
 def _merge_children(found: Any, wanted: Any) -> None:
-    """Make the children that are ours as wanted, in the wanted order; those of others stay where they are."""
-    theirs = {child.get("id"): child for child in wanted}
+    """Make the children that are ours as wanted, each where it is; those of others stay as they are."""
+    left = {child.get("id"): child for child in wanted}
     for child in list(found):
-        if is_ours(child.get("id", "")) and child.get("id") not in theirs:
+        own = left.pop(child.get("id"), None)
+        if own is not None:
+            found.replace(child, _merged(child, own))
+        elif is_ours(child.get("id", "")):
             found.remove(child)
-    there = {child.get("id"): child for child in found}
-    merged = [_merged(there.get(identity), child) for identity, child in theirs.items()]
-    places = [child for child in found if child.get("id") in theirs]
-    for place, child in zip(places, merged):
-        found.replace(place, copy.deepcopy(child))
-    for child in merged[len(places) :]:
-        found.append(child)
+    for own in left.values():
+        found.append(copy.deepcopy(own))
 
 
 def _merged(found: Any, wanted: Any) -> Any:
     """One element of ours; pairs in it that we do not write stay."""
     element = copy.deepcopy(wanted)
-    if found is None:
-        return element
     if element.tag in SETS:
         _keep_pairs(found, element)
         return element
@@ -131,14 +127,17 @@ def _merged(found: Any, wanted: Any) -> Any:
 
 
 def _keep_pairs(found: Any, element: Any) -> None:
-    """Pairs are known by their names: crm_resource gives them ids of its own."""
+    """Pairs are known by their names, since crm_resource gives them ids of its own, and stay in the order in which they are."""
     ours = {pair.get("name"): pair for pair in element}
     for pair in found:
-        own = ours.get(pair.get("name"))
+        own = ours.pop(pair.get("name"), None)
         if own is not None:
             own.set("id", pair.get("id"))
+            element.append(own)
         elif not _was_ours(pair, element):
             element.append(copy.deepcopy(pair))
+    for new in ours.values():
+        element.append(new)
 
 
 def _was_ours(pair: Any, element: Any) -> bool:
@@ -148,33 +147,14 @@ def _was_ours(pair: Any, element: Any) -> bool:
 
 
 def _described(root: Any) -> dict[str, bytes]:
-    """Every element with an id below the sections, and what it is without its own children that have one."""
-    told: dict[str, bytes] = {}
-    for section in root:
-        for element in section:
-            told[f"{section.tag} {element.get('id')}"] = canonical(element)
-        told[f"{section.tag} order"] = " ".join(element.get("id", "") for element in section).encode()
-    return told
+    """Every element of the sections, by section and id. Their order means nothing to Pacemaker but between equals."""
+    return {f"{section.tag} {element.get('id')}": canonical(element) for section in root for element in section}
 
 
 def _changes(before: dict[str, bytes], after: dict[str, bytes]) -> Iterator[str]:
     for name in sorted(before.keys() | after.keys()):
-        if name.endswith(" order"):
-            if _reordered(before.get(name, b""), after.get(name, b"")):
-                yield f"~ {name}"
-        elif name not in before:
-            yield f"+ {name}"
-        elif name not in after:
-            yield f"- {name}"
-        elif before[name] != after[name]:
-            yield f"~ {name}"
-
-
-def _reordered(before: bytes, after: bytes) -> bool:
-    """Do those that are in both stand in another order?"""
-    old, new = before.split(), after.split()
-    both = set(old) & set(new)
-    return [one for one in old if one in both] != [one for one in new if one in both]
+        if before.get(name) != after.get(name):
+            yield f"{'+' if name not in before else '-' if name not in after else '~'} {name}"
 
 
 def _resources(root: Any) -> set[str]:

@@ -9,8 +9,8 @@ import time
 from contextlib import suppress
 from typing import Any, Callable, Optional
 
-from ..errors import DomusError, DriverError, NotFound, Unreachable
-from ..libvirt_driver.bounded import bounded
+from ..errors import Conflict, DomusError, DriverError, NotFound, Unreachable
+from ..libvirt_driver.bounded import bounded, require_wanted
 from ..libvirt_driver.connection import connect, libvirt, told
 from ..libvirt_driver.tools import run
 from . import qemu_processes
@@ -19,6 +19,7 @@ from .records import PoolRecord, as_text, from_text
 
 # A libvirtd that hangs must leave time to end the process without it; a start may be long in QEMU and in the locks.
 ASK_SECONDS, START_SECONDS = 10.0, 75.0
+LIBVIRT_DAEMONS = ("libvirtd", "virtqemud")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class LibvirtHost:
         self._settings = settings
         self._vm, self._uuid, self._resource, self._seconds = name, uuid, resource, seconds
         self._note = os.path.join(settings.state, uuid)
+        self._begun = f"{self._note}.starting"
         self._copy = os.path.join(settings.copies, f"{uuid}.json")
 
     def look(self) -> str:
@@ -82,6 +84,17 @@ class LibvirtHost:
         """Define the VM and start it, or let it go on from its saved memory, whose definition then stays."""
 
         def start() -> None:
+            # It stays when nobody waits any more: libvirt goes on with what it was asked for.
+            os.makedirs(self._settings.state, mode=0o700, exist_ok=True)
+            with open(self._begun, "w", encoding="ascii"):
+                pass
+            try:
+                create()
+            finally:
+                require_wanted()
+                os.unlink(self._begun)
+
+        def create() -> None:
             with self._connected() as connection:
                 domain = self._find(connection)
                 if domain is None or not domain.hasManagedSaveImage(0):
@@ -91,6 +104,21 @@ class LibvirtHost:
                     domain.create()
 
         self._ask(f"starting {self._vm}", start, min(START_SECONDS, self._seconds))
+
+    def is_start_settled(self) -> bool:
+        """Is no start of it under way? One that was given up is ended: libvirt answers only when it has left off, or is gone itself."""
+        if not qemu_processes.begun(self._note):
+            return True
+        try:
+            self.destroy()
+        except (Conflict, NotFound):
+            pass  # it does not run, and nothing is at it
+        except DomusError:
+            if qemu_processes.is_there(LIBVIRT_DAEMONS):
+                return False
+        with suppress(FileNotFoundError):
+            os.unlink(self._begun)
+        return True
 
     def has_saved_memory(self) -> bool:
         """Is its memory saved on this server? Nobody who can not be asked has any."""

@@ -26,9 +26,9 @@ def started(pid: int, proc: str = PROC) -> str:
         return ""
 
 
-def find_qemu(uuid: str, proc: str = PROC) -> tuple[list[int], bool]:
-    """The processes that are this VM's QEMU, and whether there are others that may be: dying ones have no arguments any more."""
-    found, nameless = [], False
+def find_qemu(uuid: str, proc: str = PROC) -> tuple[list[int], list[int]]:
+    """The processes that are this VM's QEMU, and those that may be: dying ones have no arguments any more."""
+    found, nameless = [], []
     wanted = uuid.encode()
     for entry in os.listdir(proc):
         if not entry.isdigit():
@@ -40,7 +40,7 @@ def find_qemu(uuid: str, proc: str = PROC) -> tuple[list[int], bool]:
                 if _is_of(wanted, arguments.split(b"\0")) and started(int(entry), proc):
                     found.append(int(entry))
             elif not arguments and _is_dying_qemu(entry, proc):
-                nameless = True
+                nameless.append(int(entry))
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found, nameless
@@ -75,7 +75,34 @@ def look(uuid: str, note: str, proc: str = PROC) -> str:
     if found:
         remember(note, found[0], proc)
         return RUNNING
-    return UNKNOWN if nameless else STOPPED
+    return UNKNOWN if any(not _is_anothers(dying, note, proc) for dying in nameless) else STOPPED
+
+
+def _is_anothers(pid: int, note: str, proc: str) -> bool:
+    """Is this process remembered as another VM's?"""
+    start, folder = started(pid, proc), os.path.dirname(note)
+    try:
+        others = [name for name in os.listdir(folder) if name != os.path.basename(note)]
+    except OSError:
+        others = []
+    return start == "" or any(remembered(os.path.join(folder, name)) == (pid, start) for name in others)
+
+
+def is_there(names: tuple[str, ...], proc: str = PROC) -> bool:
+    """Does a program of one of these names run here?"""
+    for entry in os.listdir(proc):
+        try:
+            with open(f"{proc}/{entry}/comm", encoding="utf-8", errors="replace") as file:
+                if file.read().strip() in names and started(int(entry), proc):
+                    return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def begun(note: str) -> bool:
+    """Has a start of this VM been begun whose end nobody has seen? libvirt may still be at it, so that no process proves nothing."""
+    return os.path.exists(f"{note}.starting")
 
 
 def remember(note: str, pid: int, proc: str = PROC) -> None:

@@ -19,8 +19,11 @@ SUCCESS, ERR_GENERIC, ERR_ARGS, ERR_UNIMPLEMENTED, ERR_PERM, ERR_INSTALLED, ERR_
 POLL = 0.5
 # What is left of an operation's time for ending a QEMU, with proof.
 TO_KILL = 30.0
+# How long a QEMU that dies, and may be this VM's, is waited for: most are gone in a moment.
+DOUBT_SECONDS = 15.0
 # What libvirt and QEMU say when another server still holds a disk.
 LOCKED = re.compile(r"resource busy|acquire lock|lockspace resource|is locked|get \"write\" lock|get shared \"write\" lock", re.IGNORECASE)
+UNSETTLED = "a start of it was given up, and libvirt may still be at it"
 # Why a VM is off, in the words of Host.why_off, when somebody who may meant it.
 SHUT_DOWN, SAVED = "shutdown", "saved"
 
@@ -44,6 +47,9 @@ class Host(Protocol):
 
     def note_server(self) -> None:
         """Write into the record that the VM runs here now; what fails is left."""
+
+    def is_start_settled(self) -> bool:
+        """Is no start of it under way, begun by us and given up? Ends such a one where it can."""
 
     def define_and_start(self, record: PoolRecord) -> None:
         """Define the VM and start it, or let it go on from its saved memory."""
@@ -93,13 +99,24 @@ class VmAgent:
     patience: float = 30.0
     is_probe: bool = False
 
+    def _look(self) -> str:
+        """As Host.look, after what is in doubt has had some time to be settled."""
+        give_up = self.host.clock() + min(DOUBT_SECONDS, self.seconds)
+        while True:
+            state = self.host.look()
+            if state in (RUNNING, STOPPED) or self.host.clock() >= give_up:
+                return state
+            self.host.sleep(POLL)
+
     def monitor(self) -> Answer:
         """Running and not running are proven; anything else is an error, after which Pacemaker stops it, with proof."""
-        state = self.host.look()
+        state = self._look()
         if state == RUNNING:
             return Answer(SUCCESS)
         if state != STOPPED:
             return Answer(ERR_GENERIC, "a QEMU is dying, and it can not be said whose it is")
+        if not self.host.is_start_settled():
+            return Answer(ERR_GENERIC, UNSETTLED)
         if not self.is_probe:
             self._honour_wish()
         return Answer(NOT_RUNNING)
@@ -116,11 +133,13 @@ class VmAgent:
 
     def start(self) -> Answer:
         """Start it; one that runs already is fine."""
-        state = self.host.look()
+        state = self._look()
         if state == RUNNING:
             return Answer(SUCCESS)
         if state != STOPPED:
             return Answer(ERR_GENERIC, "a QEMU is dying here, and it can not be said whose it is")
+        if not self.host.is_start_settled():
+            return Answer(ERR_GENERIC, UNSETTLED)
         try:
             record = self.host.record()
         except DomusError as error:
@@ -151,12 +170,15 @@ class VmAgent:
     def stop(self) -> Answer:
         """Ask the guest, then libvirt, then end the process; success only when it is proven to be gone."""
         begun = self.host.clock()
+        settled = self.host.look() == RUNNING or self.host.is_start_settled()
         copy = self.host.copy()
         asked_for = float(copy.stop_timeout if copy is not None else 120)
         self._stop_by(self.host.ask_to_shut_down, begun + min(asked_for, self.seconds - TO_KILL))
         left = max(TO_KILL, self.seconds - (self.host.clock() - begun))
         for number, step in enumerate((self.host.destroy, lambda: self.host.end_process(False), lambda: self.host.end_process(True)), 1):
             self._stop_by(step, self.host.clock() + left * number / 6 - POLL)
+        if not settled:
+            return Answer(ERR_GENERIC, UNSETTLED)
         if self.host.look() == STOPPED:
             return Answer(SUCCESS)
         return Answer(ERR_GENERIC, "its QEMU does not end: does its storage hang?")

@@ -108,13 +108,14 @@ def candidates(servers: Sequence[Server], source: str, reservations: Mapping[str
     left = next((one for one in servers if one.id == source), None)
     seen = []
     for server in servers:
-        closed = server.closed or (None if left is None else _not_movable(left, server))
+        closed = server.closed or (None if left is None else not_movable(left, server))
         taken = (*server.vms, *(vm for vm in reservations.get(server.id, ()) if vm.name not in {one.name for one in server.vms}))
         seen.append(dataclasses.replace(server, closed=closed, vms=taken))
     return seen
 
 
-def _not_movable(source: Server, server: Server) -> Optional[str]:
+def not_movable(source: Server, server: Server) -> Optional[str]:
+    """Why a running VM can not move between these servers, whichever it is; None when it can."""
     if server.id == source.id:
         return "it is there now"
     if source.cpu_group is not None and server.cpu_group is not None and server.cpu_group != source.cpu_group:
