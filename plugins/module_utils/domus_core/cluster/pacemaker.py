@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -18,6 +19,7 @@ from .pool import Pool
 
 SECONDS = 60.0
 ATTEMPTS = 8
+JOIN_SECONDS, PAUSE = 60.0, 1.0
 _MOVED_ON = "Update was older"
 
 
@@ -37,9 +39,9 @@ class Pacemaker:
 
     def apply(self, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool = False) -> CibChange:
         """Make ours as the pool wants it. Raises Busy when others change the CIB all the time, Conflict for a member that has never joined."""
+        self._wait_until_joined(pool)
         for dummy in range(ATTEMPTS):
             found = self.read()
-            self._require_joined(found, pool)
             change = self._change(found, pool, node_ids, keeps_vms)
             if change.changes and self._made_property_set(found, pool, node_ids):
                 continue
@@ -54,13 +56,18 @@ class Pacemaker:
             keep_vms(found.find("configuration"), wanted)
         return merge_configuration(found.find("configuration"), wanted)
 
-    def _require_joined(self, found: Any, pool: Pool) -> None:
-        """Pacemaker would cut the power of a member that it has never seen."""
-        known = {str(node.get("uname")) for node in found.iterfind("configuration/nodes/node")}
-        missing = sorted({member.name for member in pool.members} - known)
-        if missing and not self._prefix:
-            remedy = f"On {missing[0]}: domus-agent pool start"
-            raise Conflict("has never joined the pool", object=f"server_pool {pool.name}", field="servers", value=missing[0], remedy=remedy)
+    def _wait_until_joined(self, pool: Pool) -> None:
+        """Pacemaker would cut the power of a member that it has never seen; one that has just been started is given its time."""
+        end = time.monotonic() + JOIN_SECONDS
+        while not self._prefix:
+            known = {node.get("uname") for node in self.read().iterfind("configuration/nodes/node")}
+            missing = sorted({member.name for member in pool.members} - known)
+            if not missing:
+                return
+            if time.monotonic() > end:
+                remedy = f"On {missing[0]}: domus-agent pool start"
+                raise Conflict("has never joined the pool", object=f"server_pool {pool.name}", field="servers", value=missing[0], remedy=remedy)
+            time.sleep(PAUSE)
 
     def _made_property_set(self, found: Any, pool: Pool, node_ids: Mapping[str, int]) -> bool:
         """Make our set of properties where there is none, still empty: Pacemaker's controller hears of changes in a set, and not of a new one (2.1.5)."""
