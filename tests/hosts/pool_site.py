@@ -245,6 +245,7 @@ class PoolSite:
     def heal(self) -> None:
         """Make everything whole: power, network, processes, failures that are shown, VMs."""
         self.power.lies = self.power.is_broken = False
+        wait_until(lambda: not self.power.is_busy, 60, "the power service being idle")
         for host in self.hosts:
             with contextlib.suppress(OSError, LabError):
                 host.thaw()

@@ -283,6 +283,7 @@ def test_the_destination_dies_while_a_vm_migrates(pool: PoolSite) -> None:
     destination.power_off()
     pool.wait(lambda: [life.host for life in pool.watcher.lives("guest")] == [source.name], "the guest being at its source alone")
     pool.wait(lambda: pool.counted("guest") > counted + 5, "the guest counting on")
+    pool.wait(lambda: ("reboot", destination.name) in pool.power.asked, "the destination being fenced")
     pool.evacuate()
 
 
