@@ -11,9 +11,9 @@ from typing import Any, Callable
 
 from domus_core.cluster.corosync import known_node_ids
 from domus_core.cluster.failures import clear_failures
-from domus_core.cluster.live_cib import apply_pool, told
 from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
+from domus_core.cluster.pacemaker import Pacemaker, told
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
 from domus_core.cluster.pool_status import read_status
 from domus_core.errors import DomusError, InvalidSpec
@@ -58,7 +58,9 @@ def start(config: AgentConfig, options: argparse.Namespace) -> int:
 def apply(config: AgentConfig, options: argparse.Namespace) -> int:
     """Put the pool into Pacemaker's configuration; one member does it for all."""
     document = _document(options.file)
-    change = apply_pool(document.pool, document.node_ids, options.check, document.keeps_vms)
+    pacemaker = Pacemaker()
+    work = pacemaker.plan if options.check else pacemaker.apply
+    change = work(document.pool, document.node_ids, document.keeps_vms)
     show_one(told(change), options.output)
     return CHANGES if options.check and change.changes else DONE
 

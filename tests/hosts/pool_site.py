@@ -24,7 +24,7 @@ from tests.hosts.lab.commands import LabError, wait_until
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
 from tests.hosts.lab.power import PASSWORD, PORT, PowerService
-from tests.hosts.watcher import Watcher
+from tests.hosts.watcher import Life, Watcher
 
 FOLDER = "/srv/shared/pool"
 MIB = 2**20
@@ -45,6 +45,7 @@ class PoolSite:
         self.lab, self.hosts, self.power = lab, list(hosts), power
         self.more, self.vms, self.names = pool, list[dict[str, Any]](), dict[str, str]()
         self.evacuated: set[str] = set()
+        self.before: set[Life] = set()
         self.authkey = base64.b64encode(os.urandom(256)).decode()
         self.shared = lab.shared / "pool"
         for name in ("records", "lockspace", "VirtualDisks"):
@@ -186,14 +187,24 @@ class PoolSite:
         assert path.exists(), f"virtlockd keeps no lock for {vm}"
         return path
 
-    def is_starting(self, vm: str, host: Host) -> bool:
-        """Is the OCF agent at work there for a VM's start?"""
+    def is_starting(self, host: Host) -> bool:
+        """Is the OCF agent at work there, starting a VM?"""
         return host.attempt("pgrep", "-f", "domus/vm start", timeout=10).code == 0
 
     def counted(self, vm: str) -> int:
         """How far the guest has counted on its disk."""
         told = (self.shared / "VirtualDisks" / f"{vm}.img").read_bytes()
         return max((int(number) for number in re.findall(rb"disk (\d+)", told)), default=0)
+
+    def harm(self, host: Host) -> None:
+        """Say that a host is going to be harmed."""
+        self.before = self.watcher.everything()
+        self.watcher.victims.add(host.name)
+
+    def has_restarted(self, vm: str) -> bool:
+        """Does it run, once, in a process that was not there before the host was harmed, with its disk open for writing?"""
+        lives = self.watcher.lives(vm)
+        return len(lives) == 1 and lives[0] not in self.before and bool(self.watcher.writers.get(lives[0]))
 
     # -- waiting
 
@@ -218,11 +229,11 @@ class PoolSite:
         self.wait(settled, "every HA VM running", seconds)
         self.watcher.expected = {vm["name"] for vm in self.vms}
 
-    def wait_for_members(self, seconds: float = 120) -> None:
-        """Until every host is a living member of the pool, in the eyes of each, and the pool has nothing to do."""
+    def wait_for_members(self, seconds: float = 120, states: tuple[str, ...] = ("online",)) -> None:
+        """Until every host is a living member of the pool, in the eyes of each."""
 
         def settled() -> bool:
-            return all(host.is_running and set(self.status(host).members.values()) == {"online"} for host in self.hosts)
+            return all(host.is_running and set(self.status(host).members.values()) <= set(states) for host in self.hosts)
 
         def joined() -> bool:
             with contextlib.suppress(LabError, Exception):
@@ -234,6 +245,7 @@ class PoolSite:
     def heal(self) -> None:
         """Make everything whole: power, network, processes, failures that are shown, VMs."""
         self.power.lies = self.power.is_broken = False
+        wait_until(lambda: not self.power.is_busy, 60, "the power service being idle")
         for host in self.hosts:
             with contextlib.suppress(OSError, LabError):
                 host.thaw()
@@ -245,9 +257,10 @@ class PoolSite:
             host.attempt("systemctl", "start", *UNITS)
             host.attempt("systemctl", "start", "corosync", "pacemaker")
         self.watcher.victims = set()
-        self.wait_for_members()
+        self.wait_for_members(states=("online", "standby"))
         self.evacuated.clear()
         self.apply()
+        self.wait_for_members()
         self.agent(self.living(), "clear")
         self.wait_for_vms()
         self.watcher.excused = set()

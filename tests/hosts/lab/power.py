@@ -60,6 +60,11 @@ class PowerService:
         """Put the fence agent where Pacemaker looks for it."""
         host.write(f"/usr/sbin/{AGENT.name}", AGENT.read_text(), mode="755")
 
+    @property
+    def is_busy(self) -> bool:
+        """Is a host being switched?"""
+        return any(lock.locked() for lock in list(self._locks.values()))
+
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             asked = json.loads(line)

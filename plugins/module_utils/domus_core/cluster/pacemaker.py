@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from ..errors import Busy, DriverError
+from ..errors import Busy, Conflict, DriverError
 from ..libvirt_driver.tools import run
-from ..libvirt_driver.xml_fields import parse, serialize
+from ..libvirt_driver.xml_fields import etree, parse, serialize
 from .cib import wanted_configuration
-from .cib_merge import CibChange, merge_configuration
+from .cib_merge import CibChange, keep_vms, merge_configuration
 from .pool import Pool
 
 SECONDS = 60.0
 ATTEMPTS = 8
+JOIN_SECONDS, PAUSE = 60.0, 1.0
 _MOVED_ON = "Update was older"
 
 
@@ -30,31 +33,62 @@ class Pacemaker:
         """The CIB. Raises DriverError when the cluster does not run here, Unreachable."""
         return parse(self._run("reading the CIB", "cibadmin", "--query"))
 
-    def plan(self, pool: Pool, node_ids: Mapping[str, int]) -> CibChange:
-        """What would change."""
-        return merge_configuration(self.read().find("configuration"), wanted_configuration(pool, node_ids))
+    def plan(self, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool = False) -> CibChange:
+        """What would change; `keeps_vms`: VMs, and what is said of servers, stay as they are there."""
+        return self._change(self.read(), pool, node_ids, keeps_vms)
 
-    def apply(self, pool: Pool, node_ids: Mapping[str, int]) -> CibChange:
-        """Make ours as the pool wants it. Raises Busy when others change the CIB all the time."""
+    def apply(self, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool = False) -> CibChange:
+        """Make ours as the pool wants it. Raises Busy when others change the CIB all the time, Conflict for a member that has never joined."""
+        self._wait_until_joined(pool)
         for dummy in range(ATTEMPTS):
             found = self.read()
-            change = merge_configuration(found.find("configuration"), wanted_configuration(pool, node_ids))
-            if not change.changes or self._write(found, change):
+            change = self._change(found, pool, node_ids, keeps_vms)
+            if change.changes and self._made_property_set(found, pool, node_ids):
+                continue
+            if not change.changes or self._write(found, change.configuration):
                 self._tidy(change)
                 return change
         raise Busy("the CIB was changed by somebody else each time", object=f"server_pool {pool.name}", remedy="Apply again")
 
-    def _write(self, found: Any, change: CibChange) -> bool:
-        """Patch the CIB from what was read to what is wanted; False when it has moved on since."""
+    def _change(self, found: Any, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool) -> CibChange:
+        wanted = wanted_configuration(pool, node_ids)
+        if keeps_vms:
+            keep_vms(found.find("configuration"), wanted)
+        return merge_configuration(found.find("configuration"), wanted)
+
+    def _wait_until_joined(self, pool: Pool) -> None:
+        """Pacemaker would cut the power of a member that it has never seen; one that has just been started is given its time."""
+        end = time.monotonic() + JOIN_SECONDS
+        while not self._prefix:
+            known = {node.get("uname") for node in self.read().iterfind("configuration/nodes/node")}
+            missing = sorted({member.name for member in pool.members} - known)
+            if not missing:
+                return
+            if time.monotonic() > end:
+                remedy = f"On {missing[0]}: domus-agent pool start"
+                raise Conflict("has never joined the pool", object=f"server_pool {pool.name}", field="servers", value=missing[0], remedy=remedy)
+            time.sleep(PAUSE)
+
+    def _made_property_set(self, found: Any, pool: Pool, node_ids: Mapping[str, int]) -> bool:
+        """Make our set of properties where there is none, still empty: Pacemaker's controller hears of changes in a set, and not of a new one (2.1.5)."""
+        identity = wanted_configuration(pool, node_ids).find("crm_config/cluster_property_set").get("id")
+        configuration = copy.deepcopy(found.find("configuration"))
+        properties = configuration.find("crm_config")
+        if any(one.get("id") == identity for one in properties):
+            return False
+        etree.SubElement(properties, "cluster_property_set", id=identity)
+        return self._write(found, configuration)
+
+    def _write(self, found: Any, configuration: Any) -> bool:
+        """Patch the CIB from what was read to what is wanted; False when its configuration has moved on since."""
         wanted = copy.deepcopy(found)
-        wanted.replace(wanted.find("configuration"), change.configuration)
+        wanted.replace(wanted.find("configuration"), copy.deepcopy(configuration))
         wanted.set("epoch", str(int(wanted.get("epoch", "0")) + 1))
-        wanted.set("num_updates", "0")
         with tempfile.TemporaryDirectory(prefix="domus-cib-") as folder:
             before, after, patch = (Path(folder) / name for name in ("before.xml", "after.xml", "patch.xml"))
             before.write_text(serialize(found), encoding="utf-8")
             after.write_text(serialize(wanted), encoding="utf-8")
-            patch.write_text(_difference(before, after), encoding="utf-8")
+            patch.write_text(_without_updates(_difference(before, after)), encoding="utf-8")
             try:
                 self._run("writing the CIB", "cibadmin", "--patch", "--xml-file", str(patch))
             except DriverError as error:
@@ -80,3 +114,17 @@ def _difference(before: Path, after: Path) -> str:
     """The patch that leads from one to the other; crm_diff says 1 when there is a difference."""
     command = 'crm_diff --original "$0" --new "$1"; [ $? -le 1 ]'
     return run(["sh", "-c", command, str(before), str(after)], timeout=SECONDS, what="comparing the CIB")
+
+
+def _without_updates(text: str) -> str:
+    """The patch, for whatever results of operations have come meanwhile: they are in the CIB too, and come all the time."""
+    patch = parse(text)
+    for version in patch.iterfind("version/*"):
+        version.attrib.pop("num_updates", None)
+    return serialize(patch)
+
+
+def told(change: CibChange) -> dict[str, Any]:
+    """The change as plain data."""
+    fields = [field.name for field in dataclasses.fields(change) if field.name != "configuration"]
+    return {name: list(getattr(change, name)) for name in fields}

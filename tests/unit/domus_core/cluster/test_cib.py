@@ -181,5 +181,6 @@ def test_a_change_of_somebody_else_meanwhile_is_not_overwritten(tmp_path: Path, 
 
     monkeypatch.setattr(Pacemaker, "read", read_and_meddle)
     change = pacemaker.apply(one, ids_of(one))
-    assert len(reads) == 2 and change.foreign == ("resources ip",)
+    # Refused, then our set of properties, still empty, then all of it.
+    assert len(reads) == 3 and change.foreign == ("resources ip",)
     assert {"ip", "domus-vm-web1"} <= {element.get("id") for element in read(pacemaker).iterfind("configuration/resources/*")}
