@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from domus_core.cluster.corosync import known_node_ids
@@ -15,13 +15,14 @@ from domus_core.cluster.live_cib import apply_pool, told
 from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
+from domus_core.cluster.pool_state import read_pool_state, told_of
 from domus_core.cluster.pool_status import read_status
-from domus_core.errors import DomusError, InvalidSpec
+from domus_core.errors import DomusError, InvalidSpec, NotFound
 
 from .config import AgentConfig
-from .output import show_one
+from .output import print_text, show_one, table
 
-DONE, CHANGES = 0, 2
+DONE, FAILED, CHANGES = 0, 1, 2
 
 
 def show(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -41,6 +42,35 @@ def show(config: AgentConfig, options: argparse.Namespace) -> int:
             seen["alerts"] = [str(error)]
     show_one(seen, options.output)
     return DONE
+
+
+def status(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Tell how the pool is: quorum, members, links, fence devices, VMs, and what is wrong with what to do about it."""
+    state = read_pool_state()
+    if state is None:
+        raise NotFound("this server is in no pool of Domus's", remedy="The role server_pool makes one")
+    told = told_of(state)
+    if options.output == "json":
+        show_one(told, "json")
+    else:
+        _show_state(told)
+    return FAILED if told["problems"] else DONE
+
+
+def _show_state(state: Mapping[str, Any]) -> None:
+    """The state for people: a few lines, then a table for each list that has something in it."""
+    votes = "{total} of {expected}".format(**state["votes"]) if state["votes"] else None
+    show_one({**{name: state[name] for name in ("pool", "quorate", "coordinator")}, "votes": votes}, "table")
+    tables = {
+        "members": [{"member": name, "state": value} for name, value in state["members"].items()],
+        "links": state["links"],
+        "devices": [{"fence device": name, "watched by": servers} for name, servers in state["fence_devices"].items()],
+        "vms": [{"vm": name, "on": servers} for name, servers in state["vms"].items()],
+    }
+    for rows in filter(None, tables.values()):
+        print_text("\n" + table(rows))
+    for problem in state["problems"]:
+        print_text(f"\n{problem['text']}\n-> {problem['remedy']}")
 
 
 def write(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -97,6 +127,7 @@ def _read(path: str) -> str:
 
 ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]] = {
     "show": (show, "What this server is in its pool, and how the pool is."),
+    "status": (status, "How the pool is, and what to do about what is wrong; exit code 1 when something is."),
     "write": (write, "Write this member's files; no service is touched."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
@@ -112,7 +143,7 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name != "show":
+        if name not in ("show", "status"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
         if name in ("write", "apply"):
             one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")
