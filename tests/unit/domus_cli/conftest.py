@@ -92,6 +92,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> FakeManager:
         commands.events,
         commands.jobs,
         commands.objects,
+        commands.pools,
         commands.servers,
         commands.server_statistics,
         commands.vms,
