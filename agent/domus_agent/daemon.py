@@ -49,7 +49,7 @@ class Agent:
         self.observer = Observer(config, self.store, self.ownership.server_id, self._is_busy)
         self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
         self.libvirt_tls = LibvirtTls(config, self.store)
-        self.pool = PoolWatch(config.directory, self.store.add_event)
+        self.pool = PoolWatch(config.directory, config.state_directory, self.store.add_event)
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
         self.consoles = Consoles(config.uri)
         self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self._facts, self.statistics.take, self._revoke)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any, Callable
 
 from domus_core.cluster.corosync import known_node_ids
 from domus_core.cluster.failures import clear_failures
+from domus_core.cluster.fence_tests import FenceTest, ask_devices, cut_power, recall
 from domus_core.cluster.live_cib import apply_pool, told
 from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
@@ -19,6 +21,7 @@ from domus_core.cluster.pool_state import read_pool_state, told_of
 from domus_core.cluster.pool_status import read_status
 from domus_core.errors import DomusError, InvalidSpec, NotFound
 
+from . import contact
 from .config import AgentConfig
 from .output import print_text, show_one, table
 
@@ -49,7 +52,7 @@ def status(config: AgentConfig, options: argparse.Namespace) -> int:
     state = read_pool_state()
     if state is None:
         raise NotFound("this server is in no pool of Domus's", remedy="The role server_pool makes one")
-    told = told_of(state)
+    told = told_of(state, recall(config.state_directory))
     if options.output == "json":
         show_one(told, "json")
     else:
@@ -65,12 +68,29 @@ def _show_state(state: Mapping[str, Any]) -> None:
         "members": [{"member": name, "state": value} for name, value in state["members"].items()],
         "links": state["links"],
         "devices": [{"fence device": name, "watched by": servers} for name, servers in state["fence_devices"].items()],
+        "tests": [_told_test(FenceTest(**test)) for test in state["fence_tests"]],
         "vms": [{"vm": name, "on": servers} for name, servers in state["vms"].items()],
     }
     for rows in filter(None, tables.values()):
         print_text("\n" + table(rows))
     for problem in state["problems"]:
         print_text(f"\n{problem['text']}\n-> {problem['remedy']}")
+
+
+def fence_test(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Ask each fence device for the power of each other server; with a server to be cut, really cut that one's power."""
+    own = os.uname().nodename
+    tests = cut_power(config.state_directory, own, options.cut) if options.cut else ask_devices(config.state_directory, own)
+    if options.output == "json":
+        show_one({"tests": [dataclasses.asdict(test) for test in tests]}, "json")
+    else:
+        print_text(table([_told_test(test) for test in tests]))
+    return FAILED if any(test.problem for test in tests) else DONE
+
+
+def _told_test(test: FenceTest) -> dict[str, Any]:
+    outcome = test.problem or (f"cut, and {test.state} again" if test.cut else test.state)
+    return {"fence device": test.device, "server": test.server, "last test": contact.moment(test.at), "outcome": outcome}
 
 
 def write(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -128,6 +148,7 @@ def _read(path: str) -> str:
 ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]] = {
     "show": (show, "What this server is in its pool, and how the pool is."),
     "status": (status, "How the pool is, and what to do about what is wrong; exit code 1 when something is."),
+    "fence-test": (fence_test, "Ask each fence device for the power of each other server, and remember the answers; exit code 1 when one has failed."),
     "write": (write, "Write this member's files; no service is touched."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
@@ -143,7 +164,9 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name not in ("show", "status"):
+        if name not in ("show", "status", "fence-test"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
         if name in ("write", "apply"):
             one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")
+        if name == "fence-test":
+            one.add_argument("--cut", metavar="SERVER", help="really cut the power of this member and give it back; refused while HA VMs run on it")

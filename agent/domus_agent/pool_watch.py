@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Callable, Optional
 
+from domus_core.cluster.fence_tests import recall
 from domus_core.cluster.pool_problems import QUORUM, Problem
 from domus_core.cluster.pool_state import LINK, SILENT, PoolState, read_pool_state, told_of
 
@@ -51,11 +52,11 @@ def is_regained(known: Mapping[str, bool], after: Mapping[str, bool]) -> bool:
 class PoolWatch:
     """Looks at the pool in a thread of its own; `told` is how it is, as plain data, None: this server is in no pool. `tell` takes an event."""
 
-    def __init__(self, directory: str, tell: Callable[..., Any], read: Callable[[], Optional[PoolState]] = read_pool_state) -> None:
+    def __init__(self, directory: str, state_directory: str, tell: Callable[..., Any], read: Callable[[], Optional[PoolState]] = read_pool_state) -> None:
         self.seconds = SECONDS
         self.told: Optional[dict[str, Any]] = None
         self._path = os.path.join(directory, "pool-problems.json")
-        self._tell, self._read = tell, read
+        self._state_directory, self._tell, self._read = state_directory, tell, read
         self._known = self._recall()
         self._before: frozenset[str] = frozenset()
         self._end = threading.Event()
@@ -86,7 +87,7 @@ class PoolWatch:
             self.told, self._before = None, frozenset()
             self._keep({})
             return
-        self.told = told_of(state)
+        self.told = told_of(state, recall(self._state_directory))
         after, news = compare(self._known, self._before, state)
         for problem in news:
             _log.error("pool %s: %s", state.pool, problem)

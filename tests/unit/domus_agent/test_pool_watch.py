@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import pytest
 from domus_agent.pool_watch import PoolWatch
+from domus_core.cluster.fence_tests import FenceTest, keep
 from domus_core.cluster.pool_problems import Problem
 from domus_core.cluster.pool_state import PoolState, pool_state
 from domus_core.cluster.pool_status import PoolStatus
@@ -28,7 +29,7 @@ class Watched:
 
     def begin(self) -> PoolWatch:
         """The agent is started, perhaps again."""
-        self.watch = PoolWatch(str(self.directory), self._tell, lambda: self.state)
+        self.watch = PoolWatch(str(self.directory), str(self.directory), self._tell, lambda: self.state)
         return self.watch
 
     def _tell(self, kind: str, severity: str = "info", data: Optional[dict[str, Any]] = None) -> None:
@@ -84,4 +85,8 @@ def test_what_is_told_with_the_facts(watched: Watched) -> None:
     watched.watch.look()
     assert watched.watch.told is None
     watched.look(DEVICE)
-    assert watched.watch.told and watched.watch.told["pool"] == "pool1" and watched.watch.told["problems"][0]["text"] == DEVICE.text
+    assert watched.watch.told is not None
+    keep(str(watched.directory), [FenceTest("power", "b", 1.0, "on")])
+    watched.look(DEVICE)
+    assert watched.watch.told["fence_tests"] == [{"device": "power", "server": "b", "at": 1.0, "state": "on", "problem": None, "cut": False}]
+    assert watched.watch.told["pool"] == "pool1" and watched.watch.told["problems"][0]["text"] == DEVICE.text

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import Any, Optional
 
 from ..errors import DomusError
 from ..libvirt_driver.tools import run
 from .corosync import known_node_ids, read_conf
 from .corosync_state import Link, Votes, read_links, read_votes
+from .fence_tests import FenceTest
 from .member_files import CONF, is_ours
 from .pool_problems import VM, Problem
 from .pool_status import PoolStatus, read_status
@@ -49,8 +51,8 @@ def pool_state(pool: str, server: str, status: Optional[PoolStatus], votes: Opti
     return PoolState(pool, server, status, votes, links, tuple(problems))
 
 
-def told_of(state: PoolState) -> dict[str, Any]:
-    """The state as plain data, as it is printed and reported."""
+def told_of(state: PoolState, tests: Iterable[FenceTest] = ()) -> dict[str, Any]:
+    """The state, and the last tests of fence devices, as plain data: as it is printed and reported."""
     status = state.status
     data: dict[str, Any] = {
         "pool": state.pool,
@@ -61,6 +63,7 @@ def told_of(state: PoolState) -> dict[str, Any]:
         "members": dict(status.members) if status else {},
         "links": [{"link": one.number, "address": one.address, "member": one.member, "connected": one.is_connected} for one in state.links],
         "fence_devices": {name: list(servers) for name, servers in (status.devices if status else {}).items()},
+        "fence_tests": [dataclasses.asdict(test) for test in tests],
         "vms": {name[len(VM) :]: list(servers) for name, servers in (status.vms if status else {}).items() if name.startswith(VM)},
         "problems": [{**dataclasses.asdict(problem), "key": problem.key} for problem in state.problems],
     }
