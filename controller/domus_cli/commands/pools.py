@@ -36,15 +36,27 @@ LINKS = [key("LINK", "link"), key("FROM", "from"), key("ADDRESS", "address"), ke
 DEVICES = [
     key("FENCE DEVICE", "name"),
     key("WATCHED BY", "watched_by"),
-    ("LAST TEST", lambda device: [_test(test) for test in device["tests"]] or "never tested"),
+    ("LAST TESTS", lambda device: _tests(device)),
 ]
 VMS = [key("VM", "vm"), key("ON", "on")]
 
 
-def _test(test: Mapping[str, Any]) -> str:
-    """A test as people read it: whose power, what came of it, when."""
-    outcome = test.get("problem") or f"{'cut and back ' if test.get('cut') else ''}{test['state']}"
-    return f"{test['server']}: {outcome} ({str(test['at']).replace('T', ' ')[:16]})"
+TESTS = [
+    key("FENCE DEVICE", "device"),
+    key("SERVER", "server"),
+    key("ASKED BY", "by"),
+    ("OUTCOME", lambda test: test.get("problem") or (f"cut, and {test['state']} again" if test.get("cut") else test["state"])),
+]
+
+
+def _tests(device: Mapping[str, Any]) -> str:
+    """The last tests in a few words: how many have passed, when the oldest of them was made, and what has failed."""
+    tests = device["tests"]
+    if not tests:
+        return "never tested: domus pool fence-test"
+    failed = [f"{test['server']} by {test['by']}: {test['problem']}" for test in tests if test.get("problem")]
+    oldest = min(str(test["at"]) for test in tests).replace("T", " ")[:16]
+    return "; ".join([f"{len(tests) - len(failed)} of {len(tests)} passed, since {oldest}", *failed])
 
 
 @click.group("pool")
@@ -75,3 +87,25 @@ def show_command(output: Output, pool: str) -> None:
             output.rows(items, columns, empty="")
     for problem in told["problems"]:
         output.say(f"\n{problem['text']}\n-> {problem['remedy']}")
+
+
+@pool_group.command("fence-test")
+@click.argument("pool", shell_complete=completes(POOLS))
+@click.option("--cut", metavar="MEMBER", help="Really cut the power of this member and give it back. Refused while HA VMs run on it.")
+@click.option("--yes", is_flag=True, help="Do not ask before the power is cut.")
+@with_output
+def fence_test_command(output: Output, pool: str, cut: str | None, yes: bool) -> int:
+    """Have every member ask every fence device for the power of the others; exit code 1 when one has failed. Nothing is cut.
+
+    The last tests are shown by `domus pool show`.
+    """
+    if cut and not yes:
+        click.confirm(f"The power of {cut} is really cut, and all that runs there ends. Continue?", abort=True)
+    told = connect().post(f"{POOLS}/{pool}/fence-test", {"cut": cut} if cut else {})
+    if output.for_people:
+        output.rows(told["tests"], TESTS, empty="Nobody could ask.")
+        for one in told["failed"]:
+            output.say(f"{one['by']} could not test: {one['problem']}")
+    else:
+        output.data(told)
+    return 0 if told["passed"] else 1

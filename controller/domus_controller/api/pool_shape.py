@@ -20,6 +20,25 @@ def _objects(doc: str, **properties: Schema) -> Schema:
     return {"type": "array", "items": _object(doc, **properties)}
 
 
+TEST: Schema = _object(
+    "What a fence device said of a server's power.",
+    device=TEXT,
+    server=TEXT,
+    at=TEXT,
+    by={**TEXT, "description": "The server that asked."},
+    state={**MAYBE_TEXT, "description": "on or off."},
+    problem={**MAYBE_TEXT, "description": "Why the test has failed."},
+    cut={**FLAG, "description": "The power was really cut and given back."},
+)
+TESTS: Schema = {
+    **_object(
+        "A test of a pool's fence devices.",
+        passed={**FLAG, "description": "All devices answered all members, and none lied."},
+        tests={"type": "array", "items": TEST},
+        failed=_objects("A member that could not test.", by=TEXT, problem=TEXT),
+    ),
+    "required": ["passed", "tests", "failed"],
+}
 POOL: Schema = {
     **_object(
         "A clustered pool, put together from what its members told.",
@@ -48,15 +67,7 @@ POOL: Schema = {
             "A fence device.",
             name=TEXT,
             watched_by={**TEXTS, "description": "The members that watch it now; none: it does not work."},
-            tests=_objects(
-                "The last test of a server's power by this device.",
-                server=TEXT,
-                at=TEXT,
-                by=TEXT,
-                state={**MAYBE_TEXT, "description": "on or off."},
-                problem=MAYBE_TEXT,
-                cut={**FLAG, "description": "The power was really cut and given back."},
-            ),
+            tests={"type": "array", "items": TEST, "description": "The last test of each server's power, by each member."},
         ),
         vms={"type": "object", "description": "Where each HA VM runs.", "additionalProperties": TEXTS},
         problems=_objects("What needs somebody.", kind=TEXT, server=TEXT, text=TEXT, remedy={**TEXT, "description": "What to do."}),

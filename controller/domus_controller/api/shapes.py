@@ -8,7 +8,7 @@ from domus_core.verbs import VERBS
 from ..store.servers import STATES
 from .bodies import ROLES
 from .facts import FACTS
-from .pool_shape import POOL
+from .pool_shape import POOL, TESTS
 from .schemas import Schema, reference
 
 JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
@@ -218,6 +218,7 @@ SHAPES: dict[str, Schema] = {
     ),
     "ServerPools": shape("All clustered pools.", "items", items=list_of(reference("ServerPool"))),
     "ServerPool": POOL,
+    "FenceTests": TESTS,
     "BalancePlan": shape(
         "What a policy would do.",
         "mode pools",

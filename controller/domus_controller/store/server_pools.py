@@ -35,19 +35,28 @@ class Teller:
 
 def all(store: Store) -> list[dict[str, Any]]:
     """All pools by name."""
-    pools: dict[str, list[Teller]] = {}
-    for row in store.rows(TOLD):
-        teller = _teller(row)
-        pools.setdefault(str(teller.told.get("pool")), []).append(teller)
-    return [pool_of(name, tellers) for name, tellers in sorted(pools.items())]
+    return [pool_of(name, tellers) for name, tellers in sorted(_tellers(store).items())]
 
 
 def find(store: Store, name: str) -> dict[str, Any]:
     """One pool. Raises NotFound, with the names that are near."""
-    pools = {pool["name"]: pool for pool in all(store)}
+    return pool_of(name, tellers_of(store, name))
+
+
+def tellers_of(store: Store, name: str) -> list[Teller]:
+    """The members of a pool that told of it. Raises NotFound, with the names that are near."""
+    pools = _tellers(store)
     if name not in pools:
         raise NotFound("no server told of such a pool", object=f"server_pool {name}", remedy=near_or_known(name, list(pools)))
     return pools[name]
+
+
+def _tellers(store: Store) -> dict[str, list[Teller]]:
+    pools: dict[str, list[Teller]] = {}
+    for row in store.rows(TOLD):
+        teller = _teller(row)
+        pools.setdefault(str(teller.told.get("pool")), []).append(teller)
+    return pools
 
 
 def _teller(row: Row) -> Teller:
@@ -56,7 +65,7 @@ def _teller(row: Row) -> Teller:
 
 def pool_of(name: str, tellers: Sequence[Teller]) -> dict[str, Any]:
     """The pool from what its members told."""
-    voice = _voice(tellers)
+    voice = voice_of(tellers)
     told = voice.told
     differences = {one.name: _differs(one, voice) for one in tellers}
     problems = [*_problems(tellers, voice), *_silent(tellers), *_disagreeing(differences, voice)]
@@ -76,7 +85,7 @@ def pool_of(name: str, tellers: Sequence[Teller]) -> dict[str, Any]:
     }
 
 
-def _voice(tellers: Sequence[Teller]) -> Teller:
+def voice_of(tellers: Sequence[Teller]) -> Teller:
     """Who speaks for the pool: one that is heard, of the part with quorum, its coordinator at best."""
 
     def rank(one: Teller) -> tuple[bool, bool, bool, str]:
@@ -107,21 +116,16 @@ def _members(tellers: Sequence[Teller], voice: Teller, differences: Mapping[str,
 
 
 def _devices(tellers: Iterable[Teller], told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The fence devices, each with the last test of each server's power, whoever made it."""
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in tellers:
-        for test in one.told.get("fence_tests") or ():
-            key = (test["device"], test["server"])
-            if key not in latest or test["at"] > latest[key]["at"]:
-                latest[key] = {**test, "by": one.name}
+    """The fence devices, each with the last test of each server's power by each member: each of them may have to cut."""
+    tests = [shown_test(test, one.name) for one in tellers for test in one.told.get("fence_tests") or ()]
     watched: Mapping[str, list[str]] = told.get("fence_devices") or {}
-    return [
-        {"name": name, "watched_by": servers, "tests": [_shown(latest[key]) for key in sorted(latest) if key[0] == name]} for name, servers in watched.items()
-    ]
+    of_each = {name: [test for test in tests if name in str(test["device"]).split(" or ")] for name in watched}
+    return [{"name": name, "watched_by": servers, "tests": of_each[name]} for name, servers in watched.items()]
 
 
-def _shown(test: Mapping[str, Any]) -> dict[str, Any]:
-    return {**test, "at": shown_time(test["at"])}
+def shown_test(test: Mapping[str, Any], by: str) -> dict[str, Any]:
+    """A test as the API shows it; `by` is the server that made it."""
+    return {**test, "at": shown_time(test["at"]), "by": by}
 
 
 def _problems(tellers: Iterable[Teller], voice: Teller) -> list[dict[str, Any]]:

@@ -72,10 +72,10 @@ def test_a_member_that_is_no_server_of_this_manager_is_shown_too() -> None:
     assert [(one["member"], one["server"]) for one in pool["members"]] == [("a", "srv-a"), ("b", None)]
 
 
-def test_the_last_test_of_a_fence_device_counts_whoever_made_it() -> None:
-    def test(at: float, state: str) -> dict[str, Any]:
-        return {"device": "power", "server": "b", "at": at, "state": state, "problem": None, "cut": False}
+def test_the_last_tests_of_a_fence_device_are_shown_whoever_made_them() -> None:
+    def test(device: str, at: float, state: str) -> dict[str, Any]:
+        return {"device": device, "server": "b", "at": at, "state": state, "problem": None, "cut": False}
 
-    pool = pool_of("pool1", [teller("a", fence_tests=[test(200.0, "on")]), teller("b", fence_tests=[test(100.0, "off")])])
-    ((shown,),) = [device["tests"] for device in pool["fence_devices"]]
-    assert (shown["state"], shown["by"], shown["server"]) == ("on", "srv-a", "b") and shown["at"].startswith("1970-01-01T00:03:20")
+    members = [teller("a", fence_tests=[test("power", 200.0, "on"), test("other", 1.0, "on")]), teller("b", fence_tests=[test("ups or power", 100.0, "off")])]
+    (shown,) = [device["tests"] for device in pool_of("pool1", members)["fence_devices"]]
+    assert [(one["state"], one["by"]) for one in shown] == [("on", "srv-a"), ("off", "srv-b")] and shown[0]["at"].startswith("1970-01-01T00:03:20")
