@@ -13,17 +13,21 @@ from typing import Any, Callable
 from domus_core.cluster.corosync import known_node_ids
 from domus_core.cluster.failures import clear_failures
 from domus_core.cluster.fence_tests import FenceTest, ask_devices, cut_power, recall
-from domus_core.cluster.live_cib import apply_pool, told
+from domus_core.cluster.live_cib import apply_pool, read_cib, told
 from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
+from domus_core.cluster.ocf_door import SETTINGS, read_settings
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
 from domus_core.cluster.pool_state import read_pool_state, told_of
 from domus_core.cluster.pool_status import read_status
+from domus_core.cluster.pool_vms import STARTED, STOPPED, set_wanted, vms_of
+from domus_core.cluster.record_files import all_records
+from domus_core.cluster.records import PoolRecord
 from domus_core.errors import DomusError, InvalidSpec, NotFound
 
 from . import contact
 from .config import AgentConfig
-from .output import print_text, show_one, table
+from .output import print_text, remark, show_one, table
 
 DONE, FAILED, CHANGES = 0, 1, 2
 
@@ -93,6 +97,35 @@ def _told_test(test: FenceTest) -> dict[str, Any]:
     return {"fence device": test.device, "server": test.server, "last test": contact.moment(test.at), "outcome": outcome}
 
 
+def vms(config: AgentConfig, options: argparse.Namespace) -> int:
+    """List the pool's VMs; those without HA only where the pool file system is there."""
+    records: list[PoolRecord] = []
+    problems: list[DomusError] = []
+    try:
+        records, problems = all_records(read_settings(SETTINGS).records)
+    except (DomusError, OSError, ValueError, TypeError) as error:
+        remark(f"VMs without HA are not listed: {error}")
+    for problem in problems:
+        remark(str(problem))
+    found = vms_of(read_cib(), read_status(), records)
+    if options.output == "json":
+        print_text(json.dumps([dataclasses.asdict(vm) for vm in found], indent=2))
+    else:
+        rows = [{"vm": vm.name, "ha": vm.is_ha, "on": vm.servers, "wanted": vm.wanted, "problems": "; ".join(vm.problems), "uuid": vm.uuid} for vm in found]
+        print_text(table(rows))
+    return DONE
+
+
+def start_vm(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Have an HA VM run."""
+    return _tell(set_wanted(options.vm, STARTED, options.timeout, options.check), options)
+
+
+def stop_vm(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Have an HA VM not run."""
+    return _tell(set_wanted(options.vm, STOPPED, options.timeout, options.check), options)
+
+
 def write(config: AgentConfig, options: argparse.Namespace) -> int:
     """Write this member's files."""
     document = _document(options.file)
@@ -149,6 +182,9 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "show": (show, "What this server is in its pool, and how the pool is."),
     "status": (status, "How the pool is, and what to do about what is wrong; exit code 1 when something is."),
     "fence-test": (fence_test, "Ask each fence device for the power of each other server, and remember the answers; exit code 1 when one has failed."),
+    "vms": (vms, "List the pool's VMs: where those with HA run, and where the others ran last."),
+    "start-vm": (start_vm, "Have an HA VM run, wherever there is room, and wait for it."),
+    "stop-vm": (stop_vm, "Have an HA VM not run: its guest is asked to shut down."),
     "write": (write, "Write this member's files; no service is touched."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
@@ -164,9 +200,12 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name not in ("show", "status", "fence-test"):
+        if name not in ("show", "status", "fence-test", "vms"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
         if name in ("write", "apply"):
             one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")
         if name == "fence-test":
             one.add_argument("--cut", metavar="SERVER", help="really cut the power of this member and give it back; refused while HA VMs run on it")
+        if name in ("start-vm", "stop-vm"):
+            one.add_argument("vm", metavar="VM", help="the VM's name")
+            one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for it (default: %(default)g)")
