@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 from domus_core.errors import DriverError
 from domus_core.version import VERSION
@@ -25,6 +25,7 @@ from .migrations import Migrations
 from .observer import Observer
 from .operations import Operations
 from .ownership import Ownership
+from .pool_watch import PoolWatch
 from .rpc import Door
 from .service import advice
 from .statistics import Statistics
@@ -48,17 +49,16 @@ class Agent:
         self.observer = Observer(config, self.store, self.ownership.server_id, self._is_busy)
         self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
         self.libvirt_tls = LibvirtTls(config, self.store)
+        self.pool = PoolWatch(config.directory, config.state_directory, self.store.add_event)
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
         self.consoles = Consoles(config.uri)
-        self.callbacks = Callbacks(
-            self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, lambda: self.observer.facts, self.statistics.take, self._revoke
-        )
+        self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self._facts, self.statistics.take, self._revoke)
         self.callbacks.tls, self.callbacks.take_crl = self.libvirt_tls.told, self.libvirt_tls.take_crl
         self.store.wake = self.callbacks.wake
         self.store.recovered = self.observer.resync
         self.operations.touched = self.migrations.touched = self.observer.touched
         self.methods.migrations = self.migrations
-        self.methods.resync, self.methods.facts = self.observer.resync, lambda: self.observer.facts
+        self.methods.resync, self.methods.facts = self.observer.resync, self._facts
 
     async def serve(self) -> None:
         """Work until SIGTERM or SIGINT. Raises DriverError when the port is taken, Unsupported without python3-libvirt."""
@@ -86,6 +86,7 @@ class Agent:
         self.observer.start()
         self.statistics.start()
         self.libvirt_tls.start()
+        self.pool.start()
         self.migrations.start()
         self.store.add_event("agent.started", data={"version": VERSION})
         self.callbacks.start()
@@ -93,6 +94,11 @@ class Agent:
         _log.info("agent %s on server %s listens on %s:%d; it %s", VERSION, self.ownership.server_id, door.address, door.port, owner)
         if self.store.problem:
             _log.error("%s", self.store.problem)
+
+    def _facts(self) -> Optional[dict[str, Any]]:
+        """What the server is, and how its pool is; None until libvirt has told."""
+        facts, pool = self.observer.facts, self.pool.told
+        return facts if facts is None or pool is None else {**facts, "server_pool": pool}
 
     def _is_busy(self, kind: str, key: str) -> bool:
         """Is the object left alone by the observer for now?"""
@@ -103,6 +109,7 @@ class Agent:
         self.operations.stop(STOP_SECONDS)
         self.statistics.stop()
         self.libvirt_tls.stop()
+        self.pool.stop()
         self.store.add_event("agent.stopped")
         self.callbacks.stop()
         self.observer.stop()

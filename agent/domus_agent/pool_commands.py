@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from domus_core.cluster.corosync import known_node_ids
 from domus_core.cluster.failures import clear_failures
+from domus_core.cluster.fence_tests import FenceTest, ask_devices, cut_power, recall
 from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
+from domus_core.cluster.ocf_door import SETTINGS, read_settings
 from domus_core.cluster.pacemaker import Pacemaker, told
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
+from domus_core.cluster.pool_state import read_pool_state, told_of
 from domus_core.cluster.pool_status import read_status
-from domus_core.errors import DomusError, InvalidSpec
+from domus_core.cluster.pool_vms import STARTED, STOPPED, set_wanted, vms_of
+from domus_core.cluster.record_files import all_records
+from domus_core.cluster.records import PoolRecord
+from domus_core.errors import DomusError, InvalidSpec, NotFound
 
+from . import contact
 from .config import AgentConfig
-from .output import show_one
+from .output import print_text, remark, show_one, table
 
-DONE, CHANGES = 0, 2
+DONE, FAILED, CHANGES = 0, 1, 2
 
 
 def show(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -41,6 +49,81 @@ def show(config: AgentConfig, options: argparse.Namespace) -> int:
             seen["alerts"] = [str(error)]
     show_one(seen, options.output)
     return DONE
+
+
+def status(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Tell how the pool is: quorum, members, links, fence devices, VMs, and what is wrong with what to do about it."""
+    state = read_pool_state()
+    if state is None:
+        raise NotFound("this server is in no pool of Domus's", remedy="The role server_pool makes one")
+    told = told_of(state, recall(config.state_directory))
+    if options.output == "json":
+        show_one(told, "json")
+    else:
+        _show_state(told)
+    return FAILED if told["problems"] else DONE
+
+
+def _show_state(state: Mapping[str, Any]) -> None:
+    """The state for people: a few lines, then a table for each list that has something in it."""
+    votes = "{total} of {expected}".format(**state["votes"]) if state["votes"] else None
+    show_one({**{name: state[name] for name in ("pool", "quorate", "coordinator")}, "votes": votes}, "table")
+    tables = {
+        "members": [{"member": name, "state": value} for name, value in state["members"].items()],
+        "links": state["links"],
+        "devices": [{"fence device": name, "watched by": servers} for name, servers in state["fence_devices"].items()],
+        "tests": [_told_test(FenceTest(**test)) for test in state["fence_tests"]],
+        "vms": [{"vm": name, "on": servers} for name, servers in state["vms"].items()],
+    }
+    for rows in filter(None, tables.values()):
+        print_text("\n" + table(rows))
+    for problem in state["problems"]:
+        print_text(f"\n{problem['text']}\n-> {problem['remedy']}")
+
+
+def fence_test(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Ask each fence device for the power of each other server; with a server to be cut, really cut that one's power."""
+    own = os.uname().nodename
+    tests = cut_power(config.state_directory, own, options.cut) if options.cut else ask_devices(config.state_directory, own)
+    if options.output == "json":
+        show_one({"tests": [dataclasses.asdict(test) for test in tests]}, "json")
+    else:
+        print_text(table([_told_test(test) for test in tests]))
+    return FAILED if any(test.problem for test in tests) else DONE
+
+
+def _told_test(test: FenceTest) -> dict[str, Any]:
+    outcome = test.problem or (f"cut, and {test.state} again" if test.cut else test.state)
+    return {"fence device": test.device, "server": test.server, "last test": contact.moment(test.at), "outcome": outcome}
+
+
+def vms(config: AgentConfig, options: argparse.Namespace) -> int:
+    """List the pool's VMs; those without HA only where the pool file system is there."""
+    records: list[PoolRecord] = []
+    problems: list[DomusError] = []
+    try:
+        records, problems = all_records(read_settings(SETTINGS).records)
+    except (DomusError, OSError, ValueError, TypeError) as error:
+        remark(f"VMs without HA are not listed: {error}")
+    for problem in problems:
+        remark(str(problem))
+    found = vms_of(Pacemaker().read(), read_status(), records)
+    if options.output == "json":
+        print_text(json.dumps([dataclasses.asdict(vm) for vm in found], indent=2))
+    else:
+        rows = [{"vm": vm.name, "ha": vm.is_ha, "on": vm.servers, "wanted": vm.wanted, "problems": "; ".join(vm.problems), "uuid": vm.uuid} for vm in found]
+        print_text(table(rows))
+    return DONE
+
+
+def start_vm(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Have an HA VM run."""
+    return _tell(set_wanted(options.vm, STARTED, options.timeout, options.check), options)
+
+
+def stop_vm(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Have an HA VM not run."""
+    return _tell(set_wanted(options.vm, STOPPED, options.timeout, options.check), options)
 
 
 def write(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -99,6 +182,11 @@ def _read(path: str) -> str:
 
 ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]] = {
     "show": (show, "What this server is in its pool, and how the pool is."),
+    "status": (status, "How the pool is, and what to do about what is wrong; exit code 1 when something is."),
+    "fence-test": (fence_test, "Ask each fence device for the power of each other server, and remember the answers; exit code 1 when one has failed."),
+    "vms": (vms, "List the pool's VMs: where those with HA run, and where the others ran last."),
+    "start-vm": (start_vm, "Have an HA VM run, wherever there is room, and wait for it."),
+    "stop-vm": (stop_vm, "Have an HA VM not run: its guest is asked to shut down."),
     "write": (write, "Write this member's files; no service is touched."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
@@ -114,7 +202,12 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name != "show":
+        if name not in ("show", "status", "fence-test", "vms"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
         if name in ("write", "apply"):
             one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")
+        if name == "fence-test":
+            one.add_argument("--cut", metavar="SERVER", help="really cut the power of this member and give it back; refused while HA VMs run on it")
+        if name in ("start-vm", "stop-vm"):
+            one.add_argument("vm", metavar="VM", help="the VM's name")
+            one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for it (default: %(default)g)")

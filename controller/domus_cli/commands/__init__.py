@@ -11,6 +11,7 @@ from .jobs import job_group
 from .login import completion_command, login_command
 from .objects import kind_groups
 from .people import user_group
+from .pools import pool_group
 from .servers import server_group
 from .vms import vm_group
 
@@ -35,6 +36,7 @@ for _command in (
     vm_group,
     *kind_groups(),
     server_group,
+    pool_group,
     job_group,
     event_group,
     user_group,

@@ -49,6 +49,13 @@ class Renewal:
 
 
 @dataclasses.dataclass(frozen=True)
+class FenceTest:
+    """A test of a pool's fence devices; left empty each is only asked for the power of each server."""
+
+    cut: str | None = attribute(ADDRESS, "Really cut the power of this member and give it back; refused while HA VMs run on it.", example="srv3")
+
+
+@dataclasses.dataclass(frozen=True)
 class Maintenance:
     """Take a server out of use for a while, or back into use."""
 
@@ -123,4 +130,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (Migrate, Evacuate, TakeOver, Discover, Renewal, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, Evacuate, TakeOver, Discover, Renewal, FenceTest, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

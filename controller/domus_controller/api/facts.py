@@ -77,4 +77,8 @@ FACTS: Schema = _object(
     hypervisor=TEXT,
     hypervisor_version=TEXT,
     libvirt_version=TEXT,
+    server_pool={
+        "type": ["object", "null"],
+        "description": "How it sees its clustered pool; see `/api/v1/server-pools`.",
+    },
 )

@@ -9,7 +9,7 @@ from domus_core.model.kinds import BY_NAME, KINDS
 from domus_core.verbs import VERBS
 
 from ..store.site_objects import KINDS as SITE_KINDS
-from . import balancing, callback, objects, people, servers, site_objects, streams, system, work
+from . import balancing, callback, objects, people, server_pools, servers, site_objects, streams, system, work
 from . import parameters as given
 from .parameters import CHOOSE, CURSOR, JOB, LIMIT, PAGE, REASON, SERVER, SITE, WAIT, gone, made, shows
 from .route import ADMINISTER, AGENT, OPEN, OPERATE, READ, STREAM, Answer, Route
@@ -92,6 +92,13 @@ _SERVERS = (
           "Look who answers at an address, and with which fingerprint. Nothing is changed.", shows("Discovered"), (), "Discover"),
     Route("GET", f"{API}/cpu-groups", "list_cpu_groups", servers.list_cpu_groups, READ,
           "List the CPU compatibility groups, each with its servers and the CPU that all of them have.", shows("CpuGroups")),
+    Route("GET", f"{API}/server-pools", "list_server_pools", server_pools.list_server_pools, READ,
+          "List the clustered pools, each as its members tell it.", shows("ServerPools")),
+    Route("GET", f"{API}/server-pools/{{name}}", "show_server_pool", server_pools.show_server_pool, READ,
+          "Show a clustered pool: quorum, members, links, fence devices, and what is wrong with what to do about it.", shows("ServerPool")),
+    Route("POST", f"{API}/server-pools/{{name}}/fence-test", "test_server_pool_fencing", server_pools.try_fencing, ADMINISTER,
+          "Test the fence devices of a pool: each member asks for the power of the others. With `cut`, really cut one.", shows("FenceTests"), (), "FenceTest",
+          body_required=False),
     Route("GET", f"{API}/balance", "show_balance", balancing.show_balance, READ, "Show what a policy would do now. Nothing is changed.",
           shows("BalancePlan"), balancing.POLICY),
     Route("GET", f"{API}/servers/{{id}}/loss", "show_server_loss", balancing.show_loss, READ,

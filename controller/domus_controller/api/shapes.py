@@ -8,6 +8,7 @@ from domus_core.verbs import VERBS
 from ..store.servers import STATES
 from .bodies import ROLES
 from .facts import FACTS
+from .pool_shape import POOL, TESTS
 from .schemas import Schema, reference
 
 JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
@@ -215,6 +216,9 @@ SHAPES: dict[str, Schema] = {
         baseline={**nothing_or(reference("CpuBaselineSpec")), "description": "The CPU that all of them have, as libvirt computes it: VMs of the group get it."},
         problem={**MAYBE_TEXT, "description": "Why there is none."},
     ),
+    "ServerPools": shape("All clustered pools.", "items", items=list_of(reference("ServerPool"))),
+    "ServerPool": POOL,
+    "FenceTests": TESTS,
     "BalancePlan": shape(
         "What a policy would do.",
         "mode pools",

@@ -93,6 +93,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> FakeManager:
         commands.jobs,
         commands.objects,
         commands.people,
+        commands.pools,
         commands.servers,
         commands.server_statistics,
         commands.vms,

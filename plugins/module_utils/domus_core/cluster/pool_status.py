@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
 from ..libvirt_driver.tools import run
 from ..libvirt_driver.xml_fields import etree
 from .cib import vm_id
-
-_KEY = re.compile(r"(.+?)_(migrate_to|migrate_from|[a-z-]+)_\d+")
+from .pool_problems import DEVICE, Problem, operation_of, problems_of
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolStatus:
     """`members` has each server's state (online, standby, pending, unclean, offline), `vms` has each resource of ours and the servers where it runs.
 
-    `alerts` are what an operator must know: failed actions, failed fencing, servers that could not be cut, VMs that are blocked. `failed` are
-    the resources with failed actions.
+    `problems` are what an operator must know: failed actions, failed fencing, servers that could not be cut, VMs that are blocked. `failed` are
+    the resources with failed actions. `devices` has for each fence device the servers that watch it now; one that works is watched by somebody.
     """
 
     is_quorate: bool
     coordinator: Optional[str]
     members: Mapping[str, str]
     vms: Mapping[str, tuple[str, ...]]
-    alerts: tuple[str, ...]
+    problems: tuple[Problem, ...]
     failed: tuple[str, ...] = ()
+    devices: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def alerts(self) -> tuple[str, ...]:
+        """The problems as lines."""
+        return tuple(map(str, self.problems))
 
     def servers_of(self, vm: str) -> tuple[str, ...]:
         """Where Pacemaker thinks that a VM runs."""
@@ -43,14 +47,16 @@ def status_from(text: bytes) -> PoolStatus:
     """The status in the output of crm_mon."""
     root = etree.fromstring(text)
     center = root.find("summary/current_dc")
-    vms = {one.get("id"): tuple(node.get("name") for node in one.iterfind("node")) for one in root.iterfind("resources//resource")}
+    resources = {str(one.get("id")): tuple(str(node.get("name")) for node in one.iterfind("node")) for one in root.iterfind("resources//resource")}
+    devices = {str(one.get("id")) for one in root.iterfind("resources//resource") if str(one.get("resource_agent")).startswith("stonith:")}
     return PoolStatus(
         is_quorate=center is not None and center.get("with_quorum") == "true",
         coordinator=None if center is None else center.get("name"),
         members={str(node.get("name")): _state(node) for node in root.iterfind("nodes/node")},
-        vms={str(identity): servers for identity, servers in vms.items()},
-        alerts=tuple([*_failed_actions(root), *_fencing(root), *_stuck(root)]),
-        failed=tuple(sorted({_operation(one)[0] for one in root.iterfind("failures/failure")})),
+        vms=resources,
+        problems=problems_of(root),
+        failed=tuple(sorted({operation_of(one)[0] for one in root.iterfind("failures/failure")})),
+        devices={name.removeprefix(DEVICE): resources[name] for name in sorted(devices)},
     )
 
 
@@ -60,31 +66,3 @@ def _state(node: Any) -> str:
     if node.get("online") != "true":
         return "offline"
     return next((word for word in ("pending", "standby", "maintenance") if node.get(word) == "true"), "online")
-
-
-def _operation(failure: Any) -> tuple[str, str]:
-    """Resource and action of a failure; both may have underscores in them."""
-    told = _KEY.fullmatch(failure.get("op_key") or "")
-    return (told[1], told[2]) if told else (str(failure.get("id")), str(failure.get("task")))
-
-
-def _failed_actions(root: Any) -> list[str]:
-    failures = []
-    for one in root.iterfind("failures/failure"):
-        resource, action = _operation(one)
-        failures.append(f"{action} of {resource} failed on {one.get('node')}: {one.get('exitreason') or one.get('exitstatus')}")
-    return failures
-
-
-def _fencing(root: Any) -> list[str]:
-    return [
-        f"{event.get('action')} of {event.get('target')} failed: {event.get('exit-reason') or event.get('extended-status') or 'no device could do it'}"
-        for event in root.iterfind("fence_history/fence_event")
-        if event.get("status") == "failed"
-    ]
-
-
-def _stuck(root: Any) -> list[str]:
-    servers = [f"{node.get('name')} is to be cut, and is not proven to be off" for node in root.iterfind("nodes/node") if node.get("unclean") == "true"]
-    blocked = [f"{one.get('id')} is blocked" for one in root.iterfind("resources//resource") if one.get("blocked") == "true"]
-    return servers + blocked

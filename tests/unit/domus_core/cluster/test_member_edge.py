@@ -91,8 +91,8 @@ def test_the_status_tells_what_an_operator_must_know() -> None:
     assert status.servers_of("web") == ("b",) and status.servers_of("other") == ()
     assert status.failed == ("domus-vm-my_web",)
     assert [alert.split(":")[0] for alert in status.alerts] == [
-        "migrate_to of domus-vm-my_web failed on b",
-        "reboot of a failed",
+        "could not migrate VM my_web away from b, where it runs on",
+        "could not cut the power of a (reboot)",
         "a is to be cut, and is not proven to be off",
-        "domus-vm-web is blocked",
+        "web is blocked",
     ]

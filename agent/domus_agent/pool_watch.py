@@ -1,0 +1,119 @@
+"""How this server's pool is: looked at all the time, told to the manager with the server's facts, and by an event for each problem that comes up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Callable, Optional
+
+from domus_core.cluster.fence_tests import recall
+from domus_core.cluster.pool_problems import QUORUM, Problem
+from domus_core.cluster.pool_state import LINK, SILENT, PoolState, read_pool_state, told_of
+
+SECONDS, STOP_SECONDS = 10.0, 6.0
+REGAINED = "quorum_regained"
+# What a server knows of itself alone; all else every member sees, and only the coordinator tells of it.
+ITS_OWN = frozenset({LINK, SILENT})
+
+Known = dict[str, bool]
+_log = logging.getLogger(__name__)
+
+
+def compare(known: Mapping[str, bool], before: frozenset[str], state: PoolState) -> tuple[Known, list[Problem]]:
+    """What is known from now on (the keys of problems, and whether this server told of them), and the problems that it is to tell of now.
+
+    What another coordinator has to tell is known once it was there (`before`) at the last look, too: had that one died meanwhile, we tell.
+    """
+    coordinator = state.status.coordinator if state.status is not None else None
+    after: Known = {}
+    if coordinator is None:  # nobody decides at the moment: what was known of the pool stands
+        after = {key: told for key, told in known.items() if key.split(" ")[0] not in ITS_OWN}
+    news = []
+    for problem in state.problems:
+        if problem.key in known:
+            after[problem.key] = known[problem.key]
+        elif problem.kind in ITS_OWN or coordinator == state.server:
+            after[problem.key] = True
+            news.append(problem)
+        elif coordinator is not None and problem.key in before:
+            after[problem.key] = False
+    return after, news
+
+
+def is_regained(known: Mapping[str, bool], after: Mapping[str, bool]) -> bool:
+    """Is there quorum again, which this server had told to be lost?"""
+    return any(told and key.startswith(f"{QUORUM} ") and key not in after for key, told in known.items())
+
+
+class PoolWatch:
+    """Looks at the pool in a thread of its own; `told` is how it is, as plain data, None: this server is in no pool. `tell` takes an event."""
+
+    def __init__(self, directory: str, state_directory: str, tell: Callable[..., Any], read: Callable[[], Optional[PoolState]] = read_pool_state) -> None:
+        self.seconds = SECONDS
+        self.told: Optional[dict[str, Any]] = None
+        self._path = os.path.join(directory, "pool-problems.json")
+        self._state_directory, self._tell, self._read = state_directory, tell, read
+        self._known = self._recall()
+        self._before: frozenset[str] = frozenset()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="pool", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+
+    def _watch(self) -> None:
+        while not self._end.is_set():
+            try:
+                self.look()
+            except Exception as error:  # whatever is odd about the pool must not end the looking
+                _log.error("looking at the pool: unexpected %s: %s", type(error).__name__, error)
+            self._end.wait(self.seconds)
+
+    def look(self) -> None:
+        """Look once, and tell of what is new."""
+        state = self._read()
+        if state is None:
+            self.told, self._before = None, frozenset()
+            self._keep({})
+            return
+        self.told = told_of(state, recall(self._state_directory))
+        after, news = compare(self._known, self._before, state)
+        for problem in news:
+            _log.error("pool %s: %s", state.pool, problem)
+            about = {"about": problem.about, "server": problem.server, "action": problem.action}
+            severity = "warning" if problem.kind == LINK else "error"
+            self._tell(f"pool.{problem.kind}", severity=severity, data={"pool": state.pool, "problem": problem.text, "remedy": problem.remedy, **about})
+        if is_regained(self._known, after):
+            _log.info("pool %s has quorum again", state.pool)
+            self._tell(f"pool.{REGAINED}", data={"pool": state.pool})
+        self._before = frozenset(problem.key for problem in state.problems)
+        self._keep(after)
+
+    def _recall(self) -> Known:
+        """What was known before this agent was started, so that it is not told twice."""
+        with suppress(OSError, ValueError), open(self._path, encoding="utf-8") as file:
+            kept = json.load(file)
+            return {str(key): bool(told) for key, told in kept.items()} if isinstance(kept, dict) else {}
+        return {}
+
+    def _keep(self, known: Known) -> None:
+        if known == self._known:
+            return
+        self._known = known
+        try:
+            with open(f"{self._path}.new", "w", encoding="utf-8") as file:
+                json.dump(known, file)
+            os.replace(f"{self._path}.new", self._path)
+        except OSError as error:  # told twice after a restart, at worst
+            _log.warning("what is known of the pool can not be kept: %s", error)

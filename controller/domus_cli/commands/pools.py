@@ -1,0 +1,111 @@
+"""pool: clustered server pools, their quorum, members, fence devices, and what is wrong in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from ..output import Output, key, moment
+from .common import completes, connect, with_output
+
+POOLS = "/api/v1/server-pools"
+COLUMNS = [
+    key("NAME", "name"),
+    key("STATE", "state"),
+    key("QUORATE", "quorate"),
+    ("MEMBERS", lambda pool: f"{sum(one['state'] == 'online' for one in pool['members'])} of {len(pool['members'])} online"),
+    ("VMS", lambda pool: len(pool["vms"])),
+    ("PROBLEMS", lambda pool: len(pool["problems"])),
+]
+FIELDS = [
+    *(key(name, name) for name in ("name", "state", "quorate", "coordinator")),
+    ("votes", lambda pool: "{total} of {expected}, {quorum} are needed".format(**pool["votes"]) if pool.get("votes") else None),
+    ("told by", lambda pool: f"{pool['told_by']}{' (not heard now)' if pool['stale'] else ''}"),
+]
+MEMBERS = [
+    key("MEMBER", "member"),
+    key("STATE", "state"),
+    key("SERVER", "server"),
+    key("HEARD", "heard"),
+    moment("LAST SEEN", "last_seen"),
+    key("SEES OTHERWISE", "differs"),
+]
+LINKS = [key("LINK", "link"), key("FROM", "from"), key("ADDRESS", "address"), key("TO", "member"), key("CONNECTED", "connected")]
+DEVICES = [
+    key("FENCE DEVICE", "name"),
+    key("WATCHED BY", "watched_by"),
+    ("LAST TESTS", lambda device: _tests(device)),
+]
+VMS = [key("VM", "vm"), key("ON", "on")]
+
+
+TESTS = [
+    key("FENCE DEVICE", "device"),
+    key("SERVER", "server"),
+    key("ASKED BY", "by"),
+    ("OUTCOME", lambda test: test.get("problem") or (f"cut, and {test['state']} again" if test.get("cut") else test["state"])),
+]
+
+
+def _tests(device: Mapping[str, Any]) -> str:
+    """The last tests in a few words: how many have passed, when the oldest of them was made, and what has failed."""
+    tests = device["tests"]
+    if not tests:
+        return "never tested: domus pool fence-test"
+    failed = [f"{test['server']} by {test['by']}: {test['problem']}" for test in tests if test.get("problem")]
+    oldest = min(str(test["at"]) for test in tests).replace("T", " ")[:16]
+    return "; ".join([f"{len(tests) - len(failed)} of {len(tests)} passed, since {oldest}", *failed])
+
+
+@click.group("pool")
+def pool_group() -> None:
+    """Server pools: servers that run each other's virtual machines when one of them dies."""
+
+
+@pool_group.command("list")
+@with_output
+def list_command(output: Output) -> None:
+    """List server pools."""
+    output.rows(connect().get(POOLS)["items"], COLUMNS, empty="No server told of a clustered pool yet: the role server_pool makes one")
+
+
+@pool_group.command("show")
+@click.argument("pool", shell_complete=completes(POOLS))
+@with_output
+def show_command(output: Output, pool: str) -> None:
+    """Show a server pool: quorum, members, links, fence devices, and what is wrong with what to do about it."""
+    told = connect().get(f"{POOLS}/{pool}")
+    output.item(told, FIELDS)
+    if not output.for_people:
+        return
+    vms = [{"vm": name, "on": servers} for name, servers in told["vms"].items()]
+    for items, columns in ((told["members"], MEMBERS), (told["links"], LINKS), (told["fence_devices"], DEVICES), (vms, VMS)):
+        if items:
+            output.say("")
+            output.rows(items, columns, empty="")
+    for problem in told["problems"]:
+        output.say(f"\n{problem['text']}\n-> {problem['remedy']}")
+
+
+@pool_group.command("fence-test")
+@click.argument("pool", shell_complete=completes(POOLS))
+@click.option("--cut", metavar="MEMBER", help="Really cut the power of this member and give it back. Refused while HA VMs run on it.")
+@click.option("--yes", is_flag=True, help="Do not ask before the power is cut.")
+@with_output
+def fence_test_command(output: Output, pool: str, cut: str | None, yes: bool) -> int:
+    """Have every member ask every fence device for the power of the others; exit code 1 when one has failed. Nothing is cut.
+
+    The last tests are shown by `domus pool show`.
+    """
+    if cut and not yes:
+        click.confirm(f"The power of {cut} is really cut, and all that runs there ends. Continue?", abort=True)
+    told = connect().post(f"{POOLS}/{pool}/fence-test", {"cut": cut} if cut else {})
+    if output.for_people:
+        output.rows(told["tests"], TESTS, empty="Nobody could ask.")
+        for one in told["failed"]:
+            output.say(f"{one['by']} could not test: {one['problem']}")
+    else:
+        output.data(told)
+    return 0 if told["passed"] else 1
