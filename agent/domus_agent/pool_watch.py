@@ -6,18 +6,21 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Callable, Optional
 
 from domus_core.cluster.fence_tests import recall
-from domus_core.cluster.pool_problems import QUORUM, Problem
+from domus_core.cluster.pool_problems import ACTION, FENCE_DEVICE, QUORUM, Problem
 from domus_core.cluster.pool_state import LINK, SILENT, PoolState, read_pool_state, told_of
 
 SECONDS, STOP_SECONDS = 10.0, 6.0
 REGAINED = "quorum_regained"
 # What a server knows of itself alone; all else every member sees, and only the coordinator tells of it.
 ITS_OWN = frozenset({LINK, SILENT})
+# Pacemaker forgets a failed action after a while and tries again: what comes back within this time is no news.
+TRIED_AGAIN, FORGOTTEN_SECONDS = (f"{ACTION} ", f"{FENCE_DEVICE} "), 1800.0
 
 Known = dict[str, bool]
 _log = logging.getLogger(__name__)
@@ -52,12 +55,21 @@ def is_regained(known: Mapping[str, bool], after: Mapping[str, bool]) -> bool:
 class PoolWatch:
     """Looks at the pool in a thread of its own; `told` is how it is, as plain data, None: this server is in no pool. `tell` takes an event."""
 
-    def __init__(self, directory: str, state_directory: str, tell: Callable[..., Any], read: Callable[[], Optional[PoolState]] = read_pool_state) -> None:
+    def __init__(
+        self,
+        directory: str,
+        state_directory: str,
+        tell: Callable[..., Any],
+        read: Callable[[], Optional[PoolState]] = read_pool_state,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.seconds = SECONDS
+        self._clock = clock
         self.told: Optional[dict[str, Any]] = None
         self._path = os.path.join(directory, "pool-problems.json")
         self._state_directory, self._tell, self._read = state_directory, tell, read
         self._known = self._recall()
+        self._seen = dict.fromkeys(self._known, clock())
         self._before: frozenset[str] = frozenset()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pool", daemon=True)
@@ -98,7 +110,14 @@ class PoolWatch:
             _log.info("pool %s has quorum again", state.pool)
             self._tell(f"pool.{REGAINED}", data={"pool": state.pool})
         self._before = frozenset(problem.key for problem in state.problems)
-        self._keep(after)
+        self._keep({**self._not_forgotten(), **after})
+
+    def _not_forgotten(self) -> Known:
+        """What is over, and may be back soon."""
+        now = self._clock()
+        self._seen.update(dict.fromkeys(self._before, now))
+        self._seen = {key: at for key, at in self._seen.items() if now - at < FORGOTTEN_SECONDS}
+        return {key: told for key, told in self._known.items() if key.startswith(TRIED_AGAIN) and key in self._seen}
 
     def _recall(self) -> Known:
         """What was known before this agent was started, so that it is not told twice."""

@@ -353,3 +353,28 @@ def test_a_member_leaves_and_joins_again_and_no_vm_notices(pool: PoolSite) -> No
     unharmed(pool, 30)
     pool.watcher.excused.add("plain")
     host.run("virsh", "destroy", "plain")
+
+
+def test_a_member_tells_how_the_pool_is_and_tests_its_fence_device(pool: PoolSite) -> None:
+    host = pool.living()
+    others = {other.name for other in pool.hosts if other is not host}
+    told = pool.agent(host, "status")
+    assert told["quorate"] and told["problems"] == [] and set(told["members"].values()) == {"online"}
+    assert {link["member"] for link in told["links"] if link["connected"]} == others
+    assert {test["server"]: test["state"] for test in pool.agent(host, "fence-test")["tests"]} == dict.fromkeys(others, "on")
+    pool.power.is_broken = True
+    failed = host.attempt("domus-agent", "pool", "fence-test")
+    pool.power.is_broken = False
+    assert failed.code == 1 and "the device is broken" in failed.output
+    assert pool.power.asked == [], "asking cuts nobody"
+
+
+def test_a_member_stops_and_starts_a_vm_without_the_manager(pool: PoolSite) -> None:
+    pool.watcher.excused.add("vm0")
+    pool.watcher.expected = pool.watcher.expected - {"vm0"}
+    host = pool.living()
+    assert pool.agent(host, "stop-vm", "vm0")["changes"] == ["vm vm0 stopped"]
+    assert "vm0" not in pool.watcher.running()
+    assert pool.agent(host, "start-vm", "vm0")["changes"] == ["vm vm0 started"]
+    pool.wait_for_vms()
+    assert pool.agent(host, "start-vm", "vm0")["changes"] == []

@@ -24,12 +24,13 @@ class Watched:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.state: Optional[PoolState] = None
+        self.now = 1000.0
         self.events: list[tuple[str, str, dict[str, Any]]] = []
         self.watch = self.begin()
 
     def begin(self) -> PoolWatch:
         """The agent is started, perhaps again."""
-        self.watch = PoolWatch(str(self.directory), str(self.directory), self._tell, lambda: self.state)
+        self.watch = PoolWatch(str(self.directory), str(self.directory), self._tell, lambda: self.state, lambda: self.now)
         return self.watch
 
     def _tell(self, kind: str, severity: str = "info", data: Optional[dict[str, Any]] = None) -> None:
@@ -49,7 +50,7 @@ def watched(tmp_path: Path) -> Watched:
     return Watched(tmp_path)
 
 
-def test_each_problem_is_told_once_and_again_when_it_comes_back(watched: Watched) -> None:
+def test_each_problem_is_told_once_and_again_when_it_comes_back_after_long(watched: Watched) -> None:
     assert watched.look() == []
     assert watched.look(DEVICE, ACTION) == ["pool.fence_device_failed", "pool.action_failed"]
     kind, severity, data = watched.events[0]
@@ -57,8 +58,13 @@ def test_each_problem_is_told_once_and_again_when_it_comes_back(watched: Watched
     assert watched.look(DEVICE, dataclasses.replace(ACTION, text="another reason")) == []
     watched.begin()
     assert watched.look(DEVICE, ACTION) == [], "told before the agent was started again"
+    for dummy in range(5):
+        watched.now += 600
+        assert watched.look(ACTION, DEVICE) == watched.look(ACTION) == [], "Pacemaker forgets it, and tries again"
+    watched.now += 1900
     assert watched.look(ACTION) == []
     assert watched.look(DEVICE, ACTION) == ["pool.fence_device_failed"]
+    assert watched.look(DEVICE, ACTION) == []
 
 
 def test_only_the_coordinator_tells_and_another_takes_over_what_it_may_not_have_told(watched: Watched) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from domus_core.errors import Conflict, Unreachable
 
 from tests.unit.domus_controller.api.fakes import OTHER_SERVER, SERVER, Manager
+from tests.unit.domus_controller.api.test_servers import event, report, send
 from tests.unit.domus_controller.store.test_server_pools import told
 
 
@@ -25,6 +26,16 @@ def test_pools_are_listed_and_shown(manager: Manager) -> None:
     assert missing.status_code == 404 and "pool1" in missing.json["remedy"]
     tell(manager, None)
     assert manager.get("/api/v1/server-pools") == {"items": []}
+
+
+def test_what_an_agent_reports_of_its_pool_is_shown_with_its_events(manager: Manager) -> None:
+    lost = {**event(1), "kind": "pool.quorum_lost", "severity": "error", "data": {"pool": "pool1"}}
+    assert send(manager, report(lost, facts={"server_pool": told("a")})).status_code == 200
+    assert manager.get("/api/v1/server-pools/pool1")["state"] == "healthy"
+    ((kind, severity, server),) = [(one["kind"], one["severity"], one["server"]) for one in manager.get("/api/v1/events?kind=pool.*")["items"]]
+    assert (kind, severity, server) == ("pool.quorum_lost", "error", "srv1")
+    send(manager, report(facts={"server_pool": told("a", quorate=False)}))
+    assert manager.get("/api/v1/server-pools/pool1")["state"] == "no_quorum"
 
 
 def fenced(server: str, **more: Any) -> dict[str, Any]:
