@@ -31,9 +31,11 @@ class Fleet:
             self.install(host, old)
         for host in hosts:
             self.take_over(host)
-        self.stack.wait_for(lambda: _require(all(one["state"] in ("online", "running") for one in self.servers())), "the servers' first callbacks")
+        self.stack.wait_for(lambda: _require(all(one["state"] == "running" for one in self.servers())), "the servers' first callbacks")
         for host in () if old else hosts:
             self.stack.wait_for(lambda host=host: _listens_for_tls(host), f"libvirt's TLS port on {host.name}")
+        # With its certificates libvirtd is started anew: until it answers, a server says so among its problems.
+        self.stack.wait_for(lambda: _require(not any(one["problems"] for one in self.servers())), "servers without a problem")
 
     def servers(self) -> list[dict[str, Any]]:
         """All servers."""

@@ -22,7 +22,8 @@ class MigrationSite:
         names = [host.name for host in hosts]
         shared = {"name": "pool", "path": POOL, "shared": True, "servers": names}
         repositories = [shared, {"name": "local", "path": LOCAL, "servers": names}]
-        assert self.fleet.apply({"site": "default", "repositories": repositories})["state"] == "succeeded"
+        job = self.fleet.apply({"site": "default", "repositories": repositories})
+        assert job["state"] == "succeeded", job["error"]
         tiny_guest.build(lab.shared / "pool" / "Templates")
 
     def make(self, name: str, repository: str = "pool", fill: int = 64, more: str = "", **fields: Any) -> dict[str, Any]:
@@ -81,7 +82,7 @@ class MigrationSite:
     def is_told(self, name: str, on: Host) -> dict[str, Any]:
         """The manager says that it is there, without conflict or drift."""
         vm = self.fleet.vm(name)
-        assert (vm["server"], vm["conflict"], vm["drift"], vm["stale"]) == (on.name, None, [], False)
+        assert (vm["server"], vm["conflict"], vm["drift"], vm["stale"]) == (on.name, None, [], False), vm
         events = self.fleet.client.get("/api/v1/events", kind="vm.conflict")["items"]
-        assert [event for event in events if (event.get("object") or {}).get("id") == vm["id"]] == []
+        assert [event for event in events if (event.get("object") or {}).get("id") == vm["id"]] == [], f"a conflict of {name} was told"
         return vm
