@@ -191,3 +191,10 @@ def test_a_changed_package_list_asks_for_another_image(monkeypatch: pytest.Monke
 
 def test_the_image_has_what_the_roles_name() -> None:
     assert {"libvirt-daemon-system", "python3-aiohttp", "nginx", "python3-lxml"} <= set(image.packages("packages-hosts.txt"))
+
+
+def test_a_roles_name_makes_the_name_of_a_lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also in a checkout with a long name."""
+    monkeypatch.delenv("LAB", raising=False)
+    monkeypatch.setattr(image, "CHECKOUT", tmp_path / "a-very-long-name-of-a-checkout")
+    assert Lab(lab_name("role-server_pool")).name.endswith("-role-server-pool")

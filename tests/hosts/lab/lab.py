@@ -32,8 +32,8 @@ def lab_name(purpose: str | None = None) -> str:
     name = os.environ.get("LAB")
     if not name:
         place = str(image.CHECKOUT)
-        name = f"{re.sub(r'[^a-z0-9]+', '-', image.CHECKOUT.name.lower()).strip('-')[:12]}-{hashlib.sha256(place.encode()).hexdigest()[:4]}"
-    return f"{name}-{purpose}" if purpose else name
+        name = f"{re.sub(r'[^a-z0-9]+', '-', image.CHECKOUT.name.lower()).strip('-')[:8].strip('-')}-{hashlib.sha256(place.encode()).hexdigest()[:4]}"
+    return f"{name}-{purpose.replace('_', '-')}" if purpose else name
 
 
 class Lab:
