@@ -238,8 +238,8 @@ def test_start_waits_for_a_lock_to_fall(vm: Vm, place: Path, disk: Path) -> None
     assert other.call("start") == SUCCESS, other.reason
     waiting = vm.begin("start")
     time.sleep(3)
-    assert waiting.poll() is None, "it gave up though the lock may still fall"
-    assert not vm.is_alive()
+    # Its QEMU comes and goes with each attempt: whether a process is there at this moment says nothing.
+    assert waiting.poll() is None and other.is_alive(), "it gave up though the lock may still fall"
     os.kill(other.pid() or 0, signal.SIGKILL)
     assert waiting.wait(timeout=60) == SUCCESS, waiting.communicate()[1]
     assert vm.is_alive()
