@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from domus_core.errors import DriverError, NotFound
+from domus_core.libvirt_driver.registry import write_atomically
 
 from .config import VARIABLE
 from .service import advice
@@ -35,12 +36,7 @@ class IdentityFiles:
 
     def write(self, name: str, text: str) -> None:
         """Replace a file (0600) as a whole, also in the face of a power cut."""
-        temporary = self.path(f".{name}.new")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path(name))
+        write_atomically(self.path(name), text.encode(), 0o600)
         self.sync()
 
     def sync(self) -> None:

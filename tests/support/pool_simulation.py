@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -158,6 +159,7 @@ class Simulation:
 
     def run(self, *options: str) -> list[tuple[str, str, str]]:
         """One run of the scheduler, its transition carried out; what was done, in its order."""
+        assert shutil.which("crm_simulate"), "crm_simulate is missing: apt-get install --no-install-recommends pacemaker-cli-utils"
         source, target = self.folder / "cib.xml", self.folder / "after.xml"
         self.write(source)
         command = ["crm_simulate", "--simulate", f"--xml-file={source}", f"--save-output={target}", "--output-as=xml", *options]

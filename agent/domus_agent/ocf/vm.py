@@ -20,7 +20,7 @@ STATE = "/run/domus/ha"
 
 def proven() -> Optional[int]:
     """A monitor's return code where /proc is enough for it: it runs, or it is asked for the first time and does not. Else None."""
-    from domus_core.cluster.qemu_processes import RUNNING, STOPPED, begun, look
+    from domus_core.libvirt_driver.qemu_processes import RUNNING, STOPPED, begun, look
 
     uuid = os.environ.get("OCF_RESKEY_uuid", "")
     if len(uuid) != 36 or not set(uuid) <= set("0123456789abcdef-"):

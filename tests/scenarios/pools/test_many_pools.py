@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tests.support.pool_simulation import Simulation, may_run, room_left
 GIB = UNITS["GiB"]
 BLOCKS, IN_A_BLOCK = 20, 50
 EVENTS = ("lost", "lost", "lost", "crashed", "evacuated", "changed", "started")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("crm_simulate") is None, reason="pacemaker-cli-utils is not installed")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))

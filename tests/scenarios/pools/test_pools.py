@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from tests.scenarios.pools.harness import devices_watch_others, load_scenario, p
 from tests.support.pool_simulation import Simulation
 
 FILES = {path.stem: path for path in scenario_files()}
-pytestmark = pytest.mark.skipif(shutil.which("crm_simulate") is None, reason="pacemaker-cli-utils is not installed")
 
 
 def test_there_are_enough() -> None:

@@ -13,6 +13,8 @@ from ..model.quantities import UNITS
 from .pool import CURRENT, FenceDevice, HaVm, Member, Pool, secret_path
 
 PREFIX = "domus-"
+# What the resources of VMs and of fence devices begin with.
+VM, DEVICE = f"{PREFIX}vm-", f"{PREFIX}fence-"
 NEVER = "-INFINITY"
 # What a VM scores, least first: a preference, its rank (of 1,000 at most), the mark of a living server, being where it is. The mark must count for
 # less than being there, since servers get theirs one after the other; both together for more than all else; all of it is below a million, INFINITY.
@@ -55,12 +57,12 @@ def _id(word: str, *names: str) -> str:
 
 def vm_id(name: str) -> str:
     """The resource of a VM."""
-    return _id("vm", name)
+    return VM + name
 
 
 def device_id(name: str) -> str:
     """The resource of a fence device."""
-    return _id("fence", name)
+    return DEVICE + name
 
 
 def wanted_configuration(pool: Pool, node_ids: Mapping[str, int]) -> Any:
@@ -215,7 +217,7 @@ def _constraints(pool: Pool) -> Iterator[Any]:
 
 def _living(pool: Pool) -> Any:
     """The mark counts for servers that keep their VMs: neither in maintenance nor about to stop."""
-    location = etree.Element("rsc_location", {"id": _id("alive", pool.name), "rsc-pattern": f"^{PREFIX}vm-"})
+    location = etree.Element("rsc_location", {"id": _id("alive", pool.name), "rsc-pattern": f"^{VM}"})
     rule = etree.SubElement(location, "rule", {"id": _id("alive-rule", pool.name), "score": str(ALIVE), "boolean-op": "and"})
     staying = etree.SubElement(rule, "rule", {"id": _id("staying", pool.name), "boolean-op": "or"})
     conditions = [

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..libvirt_driver.xml_fields import canonical, etree
-from .cib import is_ours, vm_id
+from .cib import VM, is_ours
 
 # Sets of pairs: in ours, a pair that we do not write is somebody else's word about our resource (is-managed while a VM migrates).
 SETS = ("cluster_property_set", "meta_attributes", "instance_attributes", "utilization")
-VM = vm_id("")
 # What wins over our properties, whatever we write.
 BOOTSTRAP = "cib-bootstrap-options"
 # What Pacemaker itself keeps there.

@@ -8,10 +8,9 @@ from typing import Any, Union
 
 from .pool import Pool
 
+MARK = "# Written by Domus"
 Section = dict[str, Any]
 Value = Union[str, int, Section]
-# Changing one of these takes effect only when Corosync starts; all else with `corosync-cfgtool -R`.
-AT_START_ONLY = ("version", "cluster_name", "transport")
 
 
 def assign_node_ids(names: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
@@ -41,7 +40,7 @@ def corosync_conf(pool: Pool, node_ids: Mapping[str, int]) -> str:
         "quorum": _quorum(pool),
         "logging": {"to_logfile": "no", "to_syslog": "yes", "timestamp": "on"},
     }
-    return "# Written by Domus for all servers of this pool; changes made here are overwritten.\n" + "".join(_render(sections))
+    return f"{MARK} for all servers of this pool; changes made here are overwritten.\n" + "".join(_render(sections))
 
 
 def _by_id(pool: Pool, node_ids: Mapping[str, int]) -> list[Any]:
@@ -102,9 +101,3 @@ def known_node_ids(text: str) -> dict[str, int]:
         if ".node." in section:
             nodes.setdefault(section, {})[key] = value
     return {node["name"]: int(node["nodeid"]) for node in nodes.values() if "name" in node and node.get("nodeid", "").isdigit()}
-
-
-def needs_restart(found: str, wanted: str) -> bool:
-    """Does going from one file to the other need Corosync to start anew, which a running pool does server by server?"""
-    before, after = dict(read_conf(found)), dict(read_conf(wanted))
-    return any(before.get(f"totem.1.{name}") != after.get(f"totem.1.{name}") for name in AT_START_ONLY)

@@ -6,11 +6,10 @@ import time
 
 from ..errors import DomusError, Unreachable
 from ..libvirt_driver.tools import run
-from .cib import PREFIX
+from .cib import VM
 from .pool_status import read_status
 
 SECONDS, PATIENCE, PAUSE = 60.0, 60.0, 0.5
-VM = f"{PREFIX}vm-"
 
 
 def clear_failures() -> list[str]:
@@ -44,7 +43,7 @@ def _wait_until_seen(resource: str) -> None:
     run(["crm_resource", "--wait", "--timeout", f"{PATIENCE:g}s"], timeout=PATIENCE + 10, what="waiting for Pacemaker")
     while _is_failed(resource):
         if time.monotonic() > end:
-            raise Unreachable(f"{resource} is still shown as failed after {PATIENCE:g} s", remedy="domus-agent pool show")
+            raise Unreachable(f"{resource} is still shown as failed after {PATIENCE:g} s", remedy="domus-agent pool status")
         time.sleep(PAUSE)
 
 

@@ -13,16 +13,17 @@ from contextlib import suppress
 from typing import Any, Callable, Optional
 
 from ..errors import Conflict, DomusError, NotFound
-from ..libvirt_driver.tools import run
+from ..libvirt_driver.registry import write_atomically
+from ..libvirt_driver.tools import ask, run
+from .cib import DEVICE, VM
 from .pacemaker import Pacemaker
-from .pool_problems import DEVICE, VM
 from .pool_status import PoolStatus, read_status
 
 FILE = "fence-tests.json"
 SECONDS, CUT_SECONDS, AT_ONCE = 20.0, 60, 8
 ON, OFF = "on", "off"
 # Fence agents exit with 2 to say that the power is off (FenceAgentAPI).
-_ASK = '"$0"; code=$?; [ $code = 2 ] && { echo; echo domus:off; exit 0; }; exit $code'
+IS_OFF = 2
 _AGENT = re.compile(r"fence_[\w-]+")
 
 
@@ -74,18 +75,17 @@ def _plugs(options: dict[str, str], members: Iterable[str]) -> Iterator[tuple[st
         yield server, server
 
 
-def ask(question: Question) -> FenceTest:
+def ask_device(question: Question) -> FenceTest:
     """Ask a device now."""
     if not _AGENT.fullmatch(question.agent):
         return FenceTest(question.device, question.server, time.time(), problem=f"{question.agent} is no fence agent that can be asked")
     text = "".join(f"{name}={value}\n" for name, value in question.options)
+    what = f"asking {question.device} for the power of {question.server}"
     try:
-        said = run(
-            ["sh", "-c", _ASK, question.agent], timeout=SECONDS, input=text.encode(), what=f"asking {question.device} for the power of {question.server}"
-        )
+        status, dummy = ask([question.agent], timeout=SECONDS, input=text.encode(), what=what, answers=(0, IS_OFF))
     except DomusError as error:
         return FenceTest(question.device, question.server, time.time(), problem=str(error))
-    return FenceTest(question.device, question.server, time.time(), state=OFF if said.rstrip().endswith("domus:off") else ON)
+    return FenceTest(question.device, question.server, time.time(), state=OFF if status == IS_OFF else ON)
 
 
 def judged(test: FenceTest, status: PoolStatus) -> FenceTest:
@@ -95,7 +95,7 @@ def judged(test: FenceTest, status: PoolStatus) -> FenceTest:
     return test
 
 
-def ask_devices(directory: str, own: str, asked: Callable[[Question], FenceTest] = ask) -> list[FenceTest]:
+def ask_devices(directory: str, own: str, asked: Callable[[Question], FenceTest] = ask_device) -> list[FenceTest]:
     """Ask all devices, side by side, and keep what they said. Raises NotFound without a device, DriverError, Unreachable."""
     wanted = questions(Pacemaker().read(), own)
     if not wanted:
@@ -141,7 +141,4 @@ def keep(directory: str, tests: Iterable[FenceTest], known: Optional[set[tuple[s
     """Keep these tests and, of those before, the last of each other device and server that is `known` still; of real cuts the last, too."""
     kept = {(one.device, one.server, one.cut): one for one in recall(directory) if known is None or one.cut or (one.device, one.server) in known}
     kept.update({(one.device, one.server, one.cut): one for one in tests})
-    path = os.path.join(directory, FILE)
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump([dataclasses.asdict(one) for one in kept.values()], file)
-    os.replace(f"{path}.new", path)
+    write_atomically(os.path.join(directory, FILE), json.dumps([dataclasses.asdict(one) for one in kept.values()]).encode())

@@ -8,12 +8,14 @@ import signal
 import time
 from contextlib import suppress
 from typing import Any, Callable, Optional
+from urllib.parse import urlsplit
 
 from ..errors import Conflict, DomusError, DriverError, NotFound, Unreachable
+from ..libvirt_driver import qemu_processes
 from ..libvirt_driver.bounded import bounded, require_wanted
 from ..libvirt_driver.connection import connect, libvirt, told
+from ..libvirt_driver.dead_peers import watched
 from ..libvirt_driver.tools import run
-from . import qemu_processes
 from .record_files import read_record, replace_file, write_record
 from .records import PoolRecord, as_text, from_text
 
@@ -172,7 +174,9 @@ class LibvirtHost:
             total = 0
             for flag in flags:
                 total |= getattr(libvirt, f"VIR_MIGRATE_{flag}")
-            domain.migrateToURI3(self._settings.migration.format(target), {}, total)
+            uri = self._settings.migration.format(target)
+            with watched(self._uuid, urlsplit(uri).hostname or target):  # else it would stand for ever after a cut at the wrong moment
+                domain.migrateToURI3(uri, {}, total)
 
         self._ask(f"migrating {self._vm} to {target}", lambda: self._with_domain(move), self._seconds)
 

@@ -11,7 +11,8 @@ import shlex
 from contextlib import suppress
 
 from ..errors import DriverError, InvalidSpec
-from .corosync import corosync_conf
+from ..libvirt_driver.registry import write_atomically
+from .corosync import MARK, corosync_conf
 from .ocf_door import SETTINGS
 from .pool import secret_path
 from .pool_document import PoolDocument
@@ -20,7 +21,6 @@ CONF, KEY = "/etc/corosync/corosync.conf", "/etc/corosync/authkey"
 FENCING = "/etc/domus/fencing"
 OCF_LINK = "/usr/lib/ocf/resource.d/domus/vm"
 OCF_AGENT = "/opt/domus/agent/domus_agent/ocf/vm"
-MARK = "# Written by Domus"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,16 +100,7 @@ def _secrets_there() -> list[str]:
 def _write(file: ManagedFile) -> None:
     folder = os.path.dirname(file.path)
     os.makedirs(folder, mode=0o700 if folder == FENCING else 0o755, exist_ok=True)
-    new = f"{file.path}.domus-new"
-    with suppress(FileNotFoundError):
-        os.unlink(new)
-    # Never readable by others, not even for a moment.
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
-        target.write(file.content)
-        os.fchmod(target.fileno(), file.mode)
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(new, file.path)
+    write_atomically(file.path, file.content, file.mode)
 
 
 def _read_link(path: str) -> str:

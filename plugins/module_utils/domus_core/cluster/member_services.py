@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 
 from ..errors import Conflict, DomusError, Unreachable
-from ..libvirt_driver.tools import run
-from .cib import PREFIX
+from ..libvirt_driver.tools import ask, run
+from .cib import VM
 from .corosync import read_conf
 from .member_files import CONF, is_ours
 from .pool_status import PoolStatus, read_status
@@ -41,7 +41,7 @@ def start_member(check: bool = False) -> list[str]:
         done += _do(check, "Corosync told of its new configuration", ["corosync-cfgtool", "-R"])
     if not is_active(UNITS[1]):
         done += _do(check, "Pacemaker started", ["systemctl", "start", UNITS[1]])
-    enabled = run(["sh", "-c", f"systemctl is-enabled {' '.join(UNITS)} || true"], timeout=20.0, what="asking for units").split()
+    enabled = ask(["systemctl", "is-enabled", *UNITS], timeout=20.0, what="asking for units", answers=(0, 1))[1].split()
     if enabled != ["enabled", "enabled"]:
         done += _do(check, "both enabled", ["systemctl", "enable", *UNITS])
     if done and not check:
@@ -106,7 +106,7 @@ def stop_member(check: bool = False) -> list[str]:
     done: list[str] = []
     if is_active(UNITS[1]):
         name = os.uname().nodename
-        here = sorted(vm for vm, servers in read_status().vms.items() if name in servers and vm.startswith(f"{PREFIX}vm-"))
+        here = sorted(vm for vm, servers in read_status().vms.items() if name in servers and vm.startswith(VM))
         if here:
             raise Conflict(f"HA VMs run here: {', '.join(here)}", object=f"server {name}", remedy="Evacuate the server first")
         done += _do(check, "Pacemaker stopped", ["systemctl", "stop", UNITS[1]])

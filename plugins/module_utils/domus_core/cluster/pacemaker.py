@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import Busy, Conflict, DriverError
-from ..libvirt_driver.tools import run
+from ..libvirt_driver.tools import ask, run
 from ..libvirt_driver.xml_fields import etree, parse, serialize
 from .cib import wanted_configuration
 from .cib_merge import CibChange, keep_vms, merge_configuration
@@ -112,8 +112,7 @@ class Pacemaker:
 
 def _difference(before: Path, after: Path) -> str:
     """The patch that leads from one to the other; crm_diff says 1 when there is a difference."""
-    command = 'crm_diff --original "$0" --new "$1"; [ $? -le 1 ]'
-    return run(["sh", "-c", command, str(before), str(after)], timeout=SECONDS, what="comparing the CIB")
+    return ask(["crm_diff", "--original", str(before), "--new", str(after)], timeout=SECONDS, what="comparing the CIB", answers=(0, 1))[1]
 
 
 def _without_updates(text: str) -> str:

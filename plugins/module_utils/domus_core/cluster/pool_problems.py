@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .cib import PREFIX
+from .cib import DEVICE, VM
 
-VM, DEVICE = f"{PREFIX}vm-", f"{PREFIX}fence-"
 ACTION, FENCE_DEVICE, FENCING, SERVER, BLOCKED, QUORUM = "action_failed", "fence_device_failed", "fencing_failed", "server_unclean", "vm_blocked", "quorum_lost"
 _KEY = re.compile(r"(.+?)_(migrate_to|migrate_from|[a-z-]+)_\d+")
 CLEAR = "domus-agent pool clear"

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from typing import Any, Optional
 
 from ..errors import DomusError
-from ..libvirt_driver.tools import run
+from ..libvirt_driver.tools import ask
+from .cib import VM
 from .corosync import known_node_ids, read_conf
 from .corosync_state import Link, Votes, read_links, read_votes
 from .fence_tests import FenceTest
 from .member_files import CONF, is_ours
-from .pool_problems import VM, Problem
+from .pool_problems import Problem
 from .pool_status import PoolStatus, read_status
 
 SECONDS = 20.0
@@ -97,4 +98,4 @@ def _name(settings: list[tuple[str, str]]) -> str:
 
 def _corosync(*command: str) -> str:
     """What Corosync says. Its tools exit with 2 when a part of the pool is away: what they print counts then, too. Raises DriverError, Unreachable."""
-    return run(["sh", "-c", '"$@" || [ $? = 2 ]', command[0], *command], timeout=SECONDS, what="asking Corosync")
+    return ask(command, timeout=SECONDS, what="asking Corosync", answers=(0, 2))[1]

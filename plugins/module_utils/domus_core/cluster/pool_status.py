@@ -8,8 +8,8 @@ from typing import Any, Optional
 
 from ..libvirt_driver.tools import run
 from ..libvirt_driver.xml_fields import etree
-from .cib import vm_id
-from .pool_problems import DEVICE, Problem, operation_of, problems_of
+from .cib import DEVICE, vm_id
+from .pool_problems import Problem, operation_of, problems_of
 
 
 @dataclasses.dataclass(frozen=True)

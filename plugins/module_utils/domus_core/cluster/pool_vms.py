@@ -8,9 +8,8 @@ from typing import Any, Optional
 
 from ..errors import Conflict, DomusError, Forbidden, NotFound, Unreachable
 from ..libvirt_driver.tools import run
-from .cib import vm_id
+from .cib import VM, vm_id
 from .pacemaker import Pacemaker
-from .pool_problems import VM
 from .pool_status import PoolStatus, read_status
 from .records import PoolRecord
 

@@ -8,6 +8,7 @@ from typing import Callable, Optional
 from ..errors import DomusError, DriverError, Forbidden, NotFound, Unreachable
 from ..libvirt_driver.bounded import bounded, require_wanted
 from ..libvirt_driver.locks import held
+from ..libvirt_driver.registry import write_atomically
 from .records import PoolRecord, as_text, from_text, require_next, token_of
 
 # A file system that hangs must not hang its caller: an NFS server that restarts is back within this time, or the start fails softly.
@@ -56,13 +57,8 @@ def _write(folder: str, record: PoolRecord, token: str) -> str:
 
 def replace_file(path: str, text: str) -> None:
     """Put the text in the file's place, so that a reader, or a power cut, sees the old or the new one. Raises DriverError."""
-    new = f"{path}.{os.uname().nodename}.new"
     try:
-        with open(new, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        write_atomically(path, text.encode(), 0o600)
         folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)

@@ -10,8 +10,8 @@ import re
 from typing import Callable, Optional, Protocol
 
 from ..errors import DomusError, NotFound, Unreachable
+from ..libvirt_driver.qemu_processes import RUNNING, STOPPED
 from .pool import STAY_OFF
-from .qemu_processes import RUNNING, STOPPED
 from .records import PoolRecord
 
 # https://github.com/ClusterLabs/OCF-spec/blob/main/ra/1.1/resource-agent-api.md

@@ -11,11 +11,14 @@ import contextlib
 import ctypes
 import os
 import socket
+import threading
 from collections.abc import Iterator
-from typing import Optional
+
+from .qemu_processes import find_qemu
 
 # Seconds until the first probe, between probes; how many may stay unanswered; ms that sent data may stay unacknowledged or unread.
 IDLE, INTERVAL, COUNT, UNREAD = 5, 5, 3, 60_000
+POLL = 0.1
 _PIDFD_GETFD = 438  # the same on all architectures
 
 
@@ -24,7 +27,7 @@ class DeadPeers:
 
     def __init__(self, uuid: str, address: str, proc: str = "/proc") -> None:
         self._proc = proc
-        self._pid = process_of(uuid, proc)
+        self._pid = next(iter(find_qemu(uuid, proc)[0]), None)
         self._addresses = _addresses(address)
         self._seen: set[str] = set()
         self.problem = ""
@@ -65,15 +68,20 @@ class DeadPeers:
         return True
 
 
-def process_of(uuid: str, proc: str = "/proc") -> Optional[int]:
-    """The process ID of the QEMU of a domain, or None."""
-    for name in os.listdir(proc):
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"{proc}/{name}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-                if b"-uuid" in words and words[words.index(b"-uuid") + 1] == uuid.encode():
-                    return int(name)
-    return None
+@contextlib.contextmanager
+def watched(uuid: str, address: str) -> Iterator[None]:
+    """See to the connections of a domain to an address, in a thread of its own, for as long as the block lasts."""
+    peers, ended = DeadPeers(uuid, address), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL):
+            peers.watch()
+
+    threading.Thread(target=watch, name="dead-peers", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextlib.contextmanager

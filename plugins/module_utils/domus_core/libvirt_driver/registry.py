@@ -69,7 +69,7 @@ def write_atomically(path: str, data: bytes, mode: int = 0o644) -> None:
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(temporary, path)
+        os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from ..errors import Conflict, DomusError, DriverError, InvalidSpec, NoCapacity, NotFound, Unreachable, Unsupported
@@ -16,6 +16,8 @@ from .bounded import is_wanted
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = {
+    **dict.fromkeys(("cibadmin", "crm_diff", "crm_mon", "crm_node", "crm_resource", "stonith_admin"), "pacemaker-cli-utils"),
+    **dict.fromkeys(("corosync-cfgtool", "corosync-cmapctl", "corosync-quorumtool"), "corosync"),
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
     "setpriv": "util-linux",
@@ -30,7 +32,14 @@ _NO_SPACE_TEXTS = ("No space left on device", "Disk quota exceeded", "exceeds fr
 
 
 def run(argv: Sequence[str], *, timeout: float, input: bytes | None = None, what: str) -> str:
-    """Run a program to its end and return its standard output; `what` names the work in errors, `timeout` is in seconds.
+    """Run a program to its end and return its standard output; raises as `ask`, and DriverError for every exit status but 0."""
+    return ask(argv, timeout=timeout, input=input, what=what)[1]
+
+
+def ask(argv: Sequence[str], *, timeout: float, input: bytes | None = None, what: str, answers: Collection[int] = (0,)) -> tuple[int, str]:
+    """Run a program to its end and return its exit status, which is one of `answers`, and its standard output.
+
+    `what` names the work in errors, `timeout` is in seconds.
 
     Raises Unsupported (not installed), NoCapacity (disk full), Unreachable (timeout), InvalidSpec (an impossible argument), DriverError (it refused).
     """
@@ -43,9 +52,9 @@ def run(argv: Sequence[str], *, timeout: float, input: bytes | None = None, what
         raise Unreachable(f"{what} failed: {argv[0]} did not end within {timeout:g} seconds", remedy=remedy) from error
     except (OSError, ValueError) as error:
         raise explain(error, what) from error
-    if status != 0:
+    if status not in answers:
         raise _refusal(argv[0], status, errors, what)
-    return output.decode("utf-8", "replace")
+    return status, output.decode("utf-8", "replace")
 
 
 def _run(command: Sequence[str], input: bytes, timeout: float) -> tuple[int, bytes, bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from tests.unit.domus_core.cluster.pools import GIB, member, pool, vm
 
 EMPTY = "<configuration><crm_config/><nodes/><resources/><constraints/></configuration>"
 HEAD = '<cib crm_feature_set="3.16.1" validate-with="pacemaker-3.9" admin_epoch="0" epoch="5" num_updates="3">'
-tools = pytest.mark.skipif(shutil.which("cibadmin") is None, reason="pacemaker-cli-utils is not installed")
 
 
 def ids_of(one: Pool) -> dict[str, int]:
@@ -153,7 +151,6 @@ def test_no_ha_without_a_tested_device_for_each_server() -> None:
     assert len(fencing_problems(pool(devices=pool().devices[1:]), names)) == 1
 
 
-@tools
 def test_pacemaker_takes_it_and_it_is_written_at_once(tmp_path: Path) -> None:
     file = tmp_path / "cib.xml"
     file.write_text(f"{HEAD}{EMPTY}<status/></cib>", encoding="utf-8")
@@ -164,7 +161,6 @@ def test_pacemaker_takes_it_and_it_is_written_at_once(tmp_path: Path) -> None:
     assert "error" not in checked.stderr, checked.stderr
 
 
-@tools
 def test_a_change_of_somebody_else_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cib.xml"
     file.write_text(f"{HEAD}{EMPTY}<status/></cib>", encoding="utf-8")

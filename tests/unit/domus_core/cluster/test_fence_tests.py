@@ -1,4 +1,4 @@
-"""Fence devices are asked as Pacemaker would ask, and what they said is remembered."""
+"""Fence devices are asked as Pacemaker would ask_device, and what they said is remembered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from domus_core.cluster import fence_tests
-from domus_core.cluster.fence_tests import FenceTest, Question, ask, ask_devices, cut_power, judged, keep, questions, recall
+from domus_core.cluster.fence_tests import FenceTest, Question, ask_device, ask_devices, cut_power, judged, keep, questions, recall
 from domus_core.cluster.pool_status import PoolStatus
 from domus_core.errors import Conflict, DriverError, NotFound
 from domus_core.libvirt_driver import tools
@@ -73,13 +73,13 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_agents_exit_code_says_the_state(agent: Path, script: str, state: str | None, problem: str | None) -> None:
     agent.write_text(f"#!/bin/sh\n{script}\n")
     agent.chmod(0o755)
-    test = ask(Question("ipmi", "fence_test", "b", (("action", "status"), ("plug", "2"))))
+    test = ask_device(Question("ipmi", "fence_test", "b", (("action", "status"), ("plug", "2"))))
     assert (test.device, test.server, test.state) == ("ipmi", "b", state)
     assert test.problem is None if problem is None else problem in str(test.problem)
 
 
 def test_only_fence_agents_are_run() -> None:
-    assert "is no fence agent" in str(ask(Question("x", "external/ssh", "b", ())).problem)
+    assert "is no fence agent" in str(ask_device(Question("x", "external/ssh", "b", ())).problem)
 
 
 def test_a_device_that_says_a_living_member_is_off_has_failed() -> None:

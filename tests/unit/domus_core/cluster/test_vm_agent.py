@@ -7,10 +7,10 @@ from typing import Optional
 
 import pytest
 from domus_core.cluster.pool import RESTART, STAY_OFF
-from domus_core.cluster.qemu_processes import RUNNING, STOPPED, UNKNOWN
 from domus_core.cluster.records import PoolRecord
 from domus_core.cluster.vm_agent import ERR_GENERIC, ERR_INSTALLED, NOT_RUNNING, SUCCESS, VmAgent
 from domus_core.errors import Busy, DriverError, NotFound, Unreachable
+from domus_core.libvirt_driver.qemu_processes import RUNNING, STOPPED, UNKNOWN
 
 RECORD = PoolRecord("uuid", "web1", "<domain/>", stop_timeout=10)
 

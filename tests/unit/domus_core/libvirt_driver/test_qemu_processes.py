@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from domus_core.cluster.qemu_processes import RUNNING, STOPPED, UNKNOWN, find_qemu, look, remember, remembered, started
+from domus_core.libvirt_driver.qemu_processes import RUNNING, STOPPED, UNKNOWN, find_qemu, look, remember, remembered, started
 
 UUID = "11111111-2222-3333-4444-555555555555"
 OTHER = "99999999-2222-3333-4444-555555555555"
