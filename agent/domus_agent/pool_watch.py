@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Callable, Optional
 
 from domus_core.cluster.fence_tests import recall
-from domus_core.cluster.pool_problems import ACTION, FENCE_DEVICE, QUORUM, Problem
-from domus_core.cluster.pool_state import LINK, SILENT, PoolState, read_pool_state, told_of
+from domus_core.cluster.pool_problems import ACTION, FENCE_DEVICE, ITS_OWN, LINK, QUORUM, Problem
+from domus_core.cluster.pool_state import PoolState, read_pool_state, told_of
+from domus_core.libvirt_driver.registry import write_atomically
 
-SECONDS, STOP_SECONDS = 10.0, 6.0
+from .looking import Looking
+
+SECONDS = 10.0
 REGAINED = "quorum_regained"
-# What a server knows of itself alone; all else every member sees, and only the coordinator tells of it.
-ITS_OWN = frozenset({LINK, SILENT})
 # Pacemaker forgets a failed action after a while and tries again: what comes back within this time is no news.
 TRIED_AGAIN, FORGOTTEN_SECONDS = (f"{ACTION} ", f"{FENCE_DEVICE} "), 1800.0
 
@@ -52,7 +52,7 @@ def is_regained(known: Mapping[str, bool], after: Mapping[str, bool]) -> bool:
     return any(told and key.startswith(f"{QUORUM} ") and key not in after for key, told in known.items())
 
 
-class PoolWatch:
+class PoolWatch(Looking):
     """Looks at the pool in a thread of its own; `told` is how it is, as plain data, None: this server is in no pool. `tell` takes an event."""
 
     def __init__(
@@ -63,7 +63,7 @@ class PoolWatch:
         read: Callable[[], Optional[PoolState]] = read_pool_state,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.seconds = SECONDS
+        super().__init__("pool", SECONDS)
         self._clock = clock
         self.told: Optional[dict[str, Any]] = None
         self._path = os.path.join(directory, "pool-problems.json")
@@ -71,26 +71,6 @@ class PoolWatch:
         self._known = self._recall()
         self._seen = dict.fromkeys(self._known, clock())
         self._before: frozenset[str] = frozenset()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="pool", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._end.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
-
-    def _watch(self) -> None:
-        while not self._end.is_set():
-            try:
-                self.look()
-            except Exception as error:  # whatever is odd about the pool must not end the looking
-                _log.error("looking at the pool: unexpected %s: %s", type(error).__name__, error)
-            self._end.wait(self.seconds)
 
     def look(self) -> None:
         """Look once, and tell of what is new."""
@@ -131,8 +111,6 @@ class PoolWatch:
             return
         self._known = known
         try:
-            with open(f"{self._path}.new", "w", encoding="utf-8") as file:
-                json.dump(known, file)
-            os.replace(f"{self._path}.new", self._path)
+            write_atomically(self._path, json.dumps(known).encode())
         except OSError as error:  # told twice after a restart, at worst
             _log.warning("what is known of the pool can not be kept: %s", error)

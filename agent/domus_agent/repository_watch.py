@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -20,15 +19,16 @@ from domus_core.storage_connect.reach import NotAnswering
 from domus_core.storage_connect.storage import Storage
 
 from .libvirt_events import Seen
+from .looking import Looking
 
-SECONDS, MOUNT_AGAIN_SECONDS, STOP_SECONDS = 10.0, 60.0, 6.0
+SECONDS, MOUNT_AGAIN_SECONDS = 10.0, 60.0
 LOST, BACK = "repository.lost", "repository.back"
 
 Target = tuple[str, str]
 _log = logging.getLogger(__name__)
 
 
-class RepositoryWatch:
+class RepositoryWatch(Looking):
     """Tells of shared repositories that are lost or back, and which virtual disks another server has made or deleted in them.
 
     `came_late` hears of the directory of one that was not mounted before, in a thread of its own.
@@ -42,7 +42,7 @@ class RepositoryWatch:
         came_late: Callable[[str], None],
         storage: Optional[Storage] = None,
     ) -> None:
-        self.seconds = SECONDS
+        super().__init__("repositories", SECONDS)
         self._registry = Registry(os.path.join(state_directory, "objects"))
         self._storage = storage or Storage()
         self._tell, self._look_at, self._came_late = tell, look_at, came_late
@@ -51,32 +51,12 @@ class RepositoryWatch:
         self._absent: set[str] = set()
         self._first = True
         self._mounting: dict[str, tuple[Work, float]] = {}
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="repositories", daemon=True)
 
     def recall(self, descriptions: Iterable[Mapping[str, Any]]) -> None:
         """What the manager was told last: differences to that have happened since."""
         for one in descriptions:
             if one["kind"] == "repository":
                 self._problems[one["key"]] = (one.get("measured") or {}).get("problem")
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._end.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
-
-    def _watch(self) -> None:
-        while not self._end.is_set():
-            try:
-                self.look()
-            except Exception as error:  # what is odd about one repository must not end the looking
-                _log.error("looking at the repositories: unexpected %s: %s", type(error).__name__, error)
-            self._end.wait(self.seconds)
 
     def look(self) -> None:
         """Look at all of them once, side by side; takes 5 seconds at most for what does not answer."""

@@ -16,6 +16,28 @@ SIZE_TEXT = f"^[0-9]{{1,17}}( ?({'|'.join(UNITS)}))?$"
 HOST_TEXT = "^[0-9A-Za-z]([0-9A-Za-z.:-]*[0-9A-Za-z:])?$|^::[0-9A-Fa-f:.]*$"
 MAC_TEXT = "^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$"
 SUBNET_TEXT = "^([0-9]{1,3}[.]){3}[0-9]{1,3}/([4-9]|[12][0-9]|30)$"
+TEXT: Schema = {"type": "string"}
+MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+FLAG: Schema = {"type": "boolean"}
+NUMBER: Schema = {"type": "integer"}
+TIME: Schema = {"type": "string", "format": "date-time"}
+MAYBE_TIME: Schema = {"anyOf": [TIME, {"type": "null"}]}
+
+
+def shape(doc: str, required: str = "", **properties: Schema) -> Schema:
+    """An object with these properties, and possibly more in a later version."""
+    made: Schema = {"type": "object", "description": doc, "properties": properties}
+    return {**made, "required": required.split()} if required else made
+
+
+def nothing_or(schema: Schema) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def list_of(schema: Schema) -> Schema:
+    """A list of it."""
+    return {"type": "array", "items": schema}
 
 
 def reference(name: str) -> Schema:

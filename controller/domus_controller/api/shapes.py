@@ -9,34 +9,12 @@ from ..store.servers import STATES
 from .bodies import ROLES
 from .facts import FACTS
 from .pool_shape import POOL, TESTS
-from .schemas import Schema, reference
+from .schemas import FLAG, MAYBE_TEXT, MAYBE_TIME, NUMBER, TEXT, TIME, Schema, list_of, nothing_or, reference, shape
 
 JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 SEVERITIES = ("info", "warning", "error")
-TEXT: Schema = {"type": "string"}
-MAYBE_TEXT: Schema = {"type": ["string", "null"]}
-FLAG: Schema = {"type": "boolean"}
-NUMBER: Schema = {"type": "integer"}
-TIME: Schema = {"type": "string", "format": "date-time"}
-MAYBE_TIME: Schema = {"anyOf": [TIME, {"type": "null"}]}
 ANYTHING: Schema = {}
-
-
-def shape(doc: str, required: str = "", **properties: Schema) -> Schema:
-    """An object with these properties, and possibly more in a later version."""
-    made: Schema = {"type": "object", "description": doc, "properties": properties}
-    return {**made, "required": required.split()} if required else made
-
-
-def nothing_or(schema: Schema) -> Schema:
-    """The schema, or null."""
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def list_of(schema: Schema) -> Schema:
-    """A list of it."""
-    return {"type": "array", "items": schema}
 
 
 def object_shape(kind: Kind, spec: str) -> Schema:

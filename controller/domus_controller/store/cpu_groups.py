@@ -10,15 +10,16 @@ from domus_core.model.vm_devices import CpuBaselineSpec
 from domus_core.planning.cpu_groups import Member
 from domus_core.version import VERSION, is_older
 
+from . import requests
 from .database import Connection, Row, Store
 from .fleet import cpu_group_of, server_specs
-from .items import latest_request, refresh
+from .items import latest_request
 from .servers import CONNECTED
 from .values import as_json, from_json
 
 FACTS = ("guest_cpu", "cpu_model", "virtualization")
 FOLLOWING = (
-    "SELECT row, site, server_id, key, json_extract(description, '$.recorded.cpu_baseline') AS baseline FROM objects"
+    "SELECT site, server_id, key, json_extract(description, '$.recorded.cpu_baseline') AS baseline FROM objects"
     " WHERE kind = 'vm' AND deleted IS NULL AND json_extract(description, '$.recorded.cpu_group') = ?"
     " AND json_extract(description, '$.recorded.cpu_baseline') IS NOT NULL"
 )
@@ -78,23 +79,17 @@ def follow(store: Store, name: str, baseline: CpuBaselineSpec) -> int:
     behind = [row for row in store.rows(FOLLOWING, (name,)) if from_json(row["baseline"]) != wanted]
 
     def change(connection: Connection) -> int:
-        return sum(_ask(connection, row, name, wanted, store.now()) for row in behind)
+        return sum(_ask(connection, row, name, wanted) for row in behind)
 
     return store.write(change) if behind else 0
 
 
-def _ask(connection: Connection, row: Row, group: str, wanted: Any, at: float) -> bool:
+def _ask(connection: Connection, row: Row, group: str, wanted: Any) -> bool:
     before = latest_request(connection, "vm", row["key"], row["site"], row["server_id"])
     asked = from_json(before["asked"]) if before else {"name": row["key"], "cpu_group": group}
     if asked.get("cpu_baseline") == wanted or asked.get("cpu_model") or asked.get("state") == "absent":
         return False
     asked["cpu_baseline"] = wanted
-    if before is not None:
-        connection.execute("UPDATE requests SET asked = ?, state = 'pending', settled_at = NULL, error = NULL WHERE id = ?", (as_json(asked), before["id"]))
-    else:
-        connection.execute(
-            "INSERT INTO requests (site, server_id, kind, key, asked, job_id, state, created_at) VALUES (?, ?, 'vm', ?, ?, '', 'pending', ?)",
-            (row["site"] or "", row["server_id"], row["key"], as_json(asked), at),
-        )
-    refresh(connection, row["row"], at)
+    where = (before["site"], before["server_id"], before["job_id"]) if before is not None else (row["site"] or "", row["server_id"], "")
+    requests.record(connection, where[0], where[1], "vm", row["key"], asked, where[2])
     return True

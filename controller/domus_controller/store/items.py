@@ -130,7 +130,7 @@ def latest_request(connection: Connection, kind: str, key: str, site: Optional[s
     """The newest request for an object; one without a server is for wherever the object is, an object without a site is of any."""
     of_site = "" if site is None else "AND site = ?"
     found: Optional[Row] = connection.execute(
-        f"SELECT id, asked, job_id, state, error FROM requests INDEXED BY requests_object WHERE kind = ? AND key = ? {of_site}"
+        f"SELECT id, site, server_id, asked, job_id, state, error FROM requests INDEXED BY requests_object WHERE kind = ? AND key = ? {of_site}"
         " AND (server_id IS NULL OR server_id = ?) ORDER BY id DESC LIMIT 1",
         (kind, key, *(() if site is None else (site,)), server_id),
     ).fetchone()

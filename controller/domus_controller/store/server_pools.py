@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
+from domus_core.cluster.pool_problems import ITS_OWN
 from domus_core.errors import NotFound
 
 from .database import Row, Store
@@ -13,8 +14,6 @@ from .servers import CONNECTED
 from .values import from_json, near_or_known, shown_time
 
 HEALTHY, PROBLEMS, NO_QUORUM, SILENT = STATES = ("healthy", "problems", "no_quorum", "unknown")
-# A member speaks of these for itself; of all else one of them speaks for all.
-ITS_OWN = ("link_down", "pool_not_told")
 COMPARED = ("quorate", "coordinator", "members", "vms")
 TOLD = (
     "SELECT s.id, s.name, s.state, s.last_seen, json_extract(f.facts, '$.server_pool') AS told FROM servers s JOIN server_facts f ON f.server_id = s.id"

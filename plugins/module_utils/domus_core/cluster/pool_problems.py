@@ -10,6 +10,9 @@ from typing import Any
 from .cib import DEVICE, VM
 
 ACTION, FENCE_DEVICE, FENCING, SERVER, BLOCKED, QUORUM = "action_failed", "fence_device_failed", "fencing_failed", "server_unclean", "vm_blocked", "quorum_lost"
+LINK, SILENT = "link_down", "pool_not_told"
+# What a server knows of itself alone; all else every member sees, and one of them tells of it.
+ITS_OWN = frozenset({LINK, SILENT})
 _KEY = re.compile(r"(.+?)_(migrate_to|migrate_from|[a-z-]+)_\d+")
 CLEAR = "domus-agent pool clear"
 

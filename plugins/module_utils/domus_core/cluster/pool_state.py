@@ -14,11 +14,10 @@ from .corosync import known_node_ids, read_conf
 from .corosync_state import Link, Votes, read_links, read_votes
 from .fence_tests import FenceTest
 from .member_files import CONF, is_ours
-from .pool_problems import Problem
+from .pool_problems import LINK, SILENT, Problem
 from .pool_status import PoolStatus, read_status
 
 SECONDS = 20.0
-LINK, SILENT = "link_down", "pool_not_told"
 
 
 @dataclasses.dataclass(frozen=True)

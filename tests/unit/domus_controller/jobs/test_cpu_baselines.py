@@ -80,8 +80,9 @@ def test_an_agent_that_is_older_gets_no_baseline(room: Room) -> None:
     assert asked(room, VM) is None
 
 
-def test_a_weaker_member_leaves_the_vms_of_the_group_pending_until_they_are_applied(room: Room) -> None:
-    asked(room, VM)
+@pytest.mark.parametrize("server", ["srv1", "srv2"], ids=["asked of another server", "asked of its server"])
+def test_a_weaker_member_leaves_the_vms_of_the_group_pending_until_they_are_applied(room: Room, server: str) -> None:
+    asked(room, {**VM, "server": server})
     reported(room, EPYC)
     look_after(room.store, room.agents)  # type: ignore[arg-type]
     assert objects.drift(room.store)["items"] == []
