@@ -32,22 +32,12 @@ from .output import print_text, remark, show_one, table
 DONE, FAILED, CHANGES = 0, 1, 2
 
 
-def show(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Tell what this server is in its pool, and how the pool is."""
+def member(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Tell what of a pool is on this server, whether it runs or not."""
     conf = _read(CONF)
-    seen: dict[str, Any] = {
-        "node_ids": known_node_ids(conf) if is_ours(conf) else {},
-        "has_key": is_ours(conf) and os.path.exists(KEY),
-        "services": {unit: is_active(unit) for unit in UNITS},
-    }
-    if all(seen["services"].values()):
-        try:
-            status = read_status()
-            seen |= {"quorate": status.is_quorate, "coordinator": status.coordinator, "members": dict(status.members)}
-            seen |= {"vms": {name: list(servers) for name, servers in status.vms.items()}, "alerts": list(status.alerts)}
-        except DomusError as error:
-            seen["alerts"] = [str(error)]
-    show_one(seen, options.output)
+    is_member = is_ours(conf)
+    seen = {"node_ids": known_node_ids(conf) if is_member else {}, "has_key": is_member and os.path.exists(KEY)}
+    show_one({**seen, "services": {unit: is_active(unit) for unit in UNITS}}, options.output)
     return DONE
 
 
@@ -181,7 +171,7 @@ def _read(path: str) -> str:
 
 
 ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]] = {
-    "show": (show, "What this server is in its pool, and how the pool is."),
+    "member": (member, "What of a pool is on this server: its files' node ids, the key, the services."),
     "status": (status, "How the pool is, and what to do about what is wrong; exit code 1 when something is."),
     "fence-test": (fence_test, "Ask each fence device for the power of each other server, and remember the answers; exit code 1 when one has failed."),
     "vms": (vms, "List the pool's VMs: where those with HA run, and where the others ran last."),
@@ -202,7 +192,7 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name not in ("show", "status", "fence-test", "vms"):
+        if name not in ("member", "status", "fence-test", "vms"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
         if name in ("write", "apply"):
             one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")

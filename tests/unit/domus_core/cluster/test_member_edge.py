@@ -34,6 +34,13 @@ def test_a_document_is_read_and_ids_are_kept() -> None:
     assert not document.keeps_vms
 
 
+def test_plugs_and_options_may_be_written_as_numbers() -> None:
+    device = {"name": "pdu", "agent": "fence_apc", "servers": {"a": 4, "b": 5, "c": 6}, "options": {"ip": "192.0.2.9", "ipport": 161, "ssh": True}}
+    document = read_pool_document({**DOCUMENT, "pool": {**POOL, "devices": [device]}, "secrets": {"pdu": {"password": 1234}}})
+    (read,) = document.pool.devices
+    assert (read.servers["a"], read.options["ipport"], read.options["ssh"], document.secrets["pdu"]["password"]) == ("4", "161", "true", "1234")
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -41,6 +48,15 @@ def test_a_document_is_read_and_ids_are_kept() -> None:
         ({"pool": {**POOL, "vms": [{"name": "web"}]}}, "vms.uuid"),
         ({"pool": {**POOL, "members": []}}, "servers"),
         ({"pool": None}, "pool"),
+        ({"pool": {**POOL, "token": "abc"}}, "server_pool.token"),
+        ({"pool": {**POOL, "members": "a"}}, "servers"),
+        ({"pool": {**POOL, "members": [{"name": "a", "addresses": "192.0.2.1"}]}}, "servers.addresses"),
+        ({"pool": {**POOL, "members": [{"name": "a", "addresses": ["192.0.2.1"], "memory": "4GiB"}]}}, "servers.memory"),
+        ({"pool": {**POOL, "members": [{"name": "a", "addresses": ["192.0.2.1"], "evacuated": 1}]}}, "servers.evacuated"),
+        ({"pool": {**POOL, "vms": [{"name": "web", "uuid": UUID, "memory": True, "cpus": 1}]}}, "vms.memory"),
+        ({"pool": {**POOL, "devices": [{**POOL["devices"][0], "servers": ["a"]}]}}, "fencing.servers"),  # type: ignore[dict-item,index]
+        ({"known_ids": {"b": "x"}}, "known_ids"),
+        ({"secrets": {"bmc": "secret"}}, "secrets"),
         ({"authkey": "AAAA"}, "authkey"),
         ({"authkey": "no base64"}, "authkey"),
     ],
