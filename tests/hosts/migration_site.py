@@ -37,6 +37,10 @@ class MigrationSite:
         self.fleet.stack.wait_for(lambda: self.count(self.one, name, repository) > 3, f"the guest {name}")
         return self.fleet.vm(name)
 
+    def close(self) -> None:
+        """End the manager."""
+        self.fleet.close()
+
     def end_guests(self) -> None:
         """Stop whatever runs."""
         for host in (self.one, self.two):

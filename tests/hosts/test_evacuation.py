@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,13 +17,10 @@ NAMES = ("evac1", "evac2", "evac3", "evac4")
 
 @pytest.fixture(scope="module")
 def site(lab: Lab, module_hosts: Hosts) -> Iterator[MigrationSite]:
-    made = MigrationSite(lab, module_hosts(2))
-    for name in NAMES:
-        made.make(name, fill=16)
-    try:
+    with closing(MigrationSite(lab, module_hosts(2))) as made:
+        for name in NAMES:
+            made.make(name, fill=16)
         yield made
-    finally:
-        made.fleet.close()
 
 
 def _evacuate(site: MigrationSite, server: str, check: bool = False, **body: Any) -> dict[str, Any]:

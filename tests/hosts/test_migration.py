@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,11 +18,8 @@ from tests.hosts.migration_site import LOCAL, MigrationSite
 
 @pytest.fixture(scope="module")
 def site(lab: Lab, module_hosts: Hosts) -> Iterator[MigrationSite]:
-    made = MigrationSite(lab, module_hosts(2))
-    try:
+    with closing(MigrationSite(lab, module_hosts(2))) as made:
         yield made
-    finally:
-        made.fleet.close()
 
 
 @pytest.fixture(autouse=True)

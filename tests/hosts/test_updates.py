@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,8 @@ class Updating:
 
 @pytest.fixture(scope="module")
 def site(lab: Lab, module_hosts: Hosts) -> Iterator[MigrationSite]:
-    made = MigrationSite(lab, module_hosts(2))
-    try:
+    with closing(MigrationSite(lab, module_hosts(2))) as made:
         yield made
-    finally:
-        made.fleet.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 
 pytest.register_assert_rewrite("tests.support.lab")
 
+from tests.integration.server_under_test import ServerUnderTest  # noqa: E402
 from tests.support.lab import Lab, lab_in  # noqa: E402
 from tests.support.private_libvirtd import PrivateLibvirtd  # noqa: E402
 from tests.support.stack import Stack  # noqa: E402
@@ -37,3 +38,18 @@ def lab(private_libvirtd: PrivateLibvirtd) -> Iterator[Lab]:
     """An empty server on the private libvirtd."""
     with lab_in(private_libvirtd, "lab") as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def furnished() -> Iterator[ServerUnderTest]:
+    """A server with what VMs need, for all tests of a module."""
+    made = ServerUnderTest()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(furnished: ServerUnderTest) -> Iterator[ServerUnderTest]:
+    """The same, without VMs when the test has ended."""
+    yield furnished
+    furnished.clear()

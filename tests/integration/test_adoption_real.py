@@ -78,13 +78,6 @@ SHAPES: dict[str, tuple[str, set[str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def furnished() -> Iterator[ServerUnderTest]:
-    made = ServerUnderTest()
-    yield made
-    made.close()
-
-
 @pytest.fixture(params=SHAPES)
 def shape(request: pytest.FixtureRequest, furnished: ServerUnderTest) -> Iterator[tuple[ServerUnderTest, set[str]]]:
     """A server with one VM of this shape that Domus did not make."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from domus_core.errors import Conflict
 from domus_core.libvirt_driver.connection import libvirt
@@ -17,19 +15,6 @@ pytestmark = pytest.mark.libvirt
 
 EPYC, ROME = CpuBaselineSpec("EPYC", "AMD"), CpuBaselineSpec("EPYC-Rome", "AMD", ("pku",))
 SKYLAKE, HASWELL = CpuBaselineSpec("Skylake-Client-IBRS", "Intel"), CpuBaselineSpec("Haswell-noTSX", "Intel", ("rdrand",), ("pcid",))
-
-
-@pytest.fixture(scope="module")
-def furnished() -> Iterator[ServerUnderTest]:
-    made = ServerUnderTest()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def server(furnished: ServerUnderTest) -> Iterator[ServerUnderTest]:
-    yield furnished
-    furnished.clear()
 
 
 def own_cpu(server: ServerUnderTest) -> CpuBaselineSpec:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.bench.honest_edits import honest_edits
@@ -12,13 +10,6 @@ from tests.integration.server_under_test import LAN, OTHER, ServerUnderTest
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
 EDITS = 40
-
-
-@pytest.fixture(scope="module")
-def furnished() -> Iterator[ServerUnderTest]:
-    made = ServerUnderTest()
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -131,12 +131,6 @@ def furnished() -> Iterator[ServerUnderTest]:
     made.close()
 
 
-@pytest.fixture
-def server(furnished: ServerUnderTest) -> Iterator[ServerUnderTest]:
-    yield furnished
-    furnished.clear()
-
-
 def table() -> Iterator[tuple[str, Any]]:
     """All fields that a change may concern, the nested ones of devices as group.field."""
     for field in fields_of(VmSpec):

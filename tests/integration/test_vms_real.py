@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +52,6 @@ WAITING: list[tuple[dict[str, Any], set[str]]] = [
     ({"nics": [{"name": "lan0", "model": "e1000"}]}, {"nics[lan0].model"}),
     ({"nics": [{"name": "lan0", "mac": "52:54:00:aa:00:01"}]}, {"nics[lan0].mac"}),
 ]
-
-
-@pytest.fixture(scope="module")
-def furnished() -> Iterator[ServerUnderTest]:
-    made = ServerUnderTest()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def server(furnished: ServerUnderTest) -> Iterator[ServerUnderTest]:
-    yield furnished
-    furnished.clear()
 
 
 def test_what_waits_for_a_restart_is_named_until_it_has_happened(server: ServerUnderTest) -> None:
