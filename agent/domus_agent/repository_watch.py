@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Callable, Optional
 
-from domus_core.errors import DomusError
+from domus_core.errors import Busy, DomusError
 from domus_core.libvirt_driver.bounded import Work
+from domus_core.libvirt_driver.locks import held, lock_file
 from domus_core.libvirt_driver.registry import Registry
 from domus_core.libvirt_driver.repository import registered_places
 from domus_core.libvirt_driver.virtual_disk import names_of_disks
@@ -44,6 +45,7 @@ class RepositoryWatch(Looking):
     ) -> None:
         super().__init__("repositories", SECONDS)
         self._registry = Registry(os.path.join(state_directory, "objects"))
+        self._lock_file = lock_file(state_directory)
         self._storage = storage or Storage()
         self._tell, self._look_at, self._came_late = tell, look_at, came_late
         self._problems: dict[str, Optional[str]] = {}
@@ -64,6 +66,8 @@ class RepositoryWatch(Looking):
         places = registered_places(self._registry, self._storage)
         shared = {name: (spec, places.uuids.get(name, "")) for name, spec in places.repositories.items() if is_shared(spec)}
         for name, (spec, state) in self._storage.measure_all(shared).items():
+            if state.problem is not None and not self._is_settled(name):
+                continue
             self._compare(name, state)
             if state.mounted is False:
                 self._absent.add(name)
@@ -75,6 +79,14 @@ class RepositoryWatch(Looking):
                     Work(partial(self._came_late, spec.path or ""))
         self._first = False
         self._problems = {name: problem for name, problem in self._problems.items() if name in shared}
+
+    def _is_settled(self, name: str) -> bool:
+        """Is nobody at it, and is it one of ours still? One that is being taken away is not lost (seen: it was told)."""
+        try:
+            with held(self._lock_file, [], [("repository", name)], patience=0.0):
+                return self._registry.read("repository", name) is not None
+        except Busy:
+            return False
 
     def _compare(self, name: str, state: RepositoryState) -> None:
         before, self._problems[name] = self._problems.get(name), state.problem

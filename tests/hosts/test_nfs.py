@@ -203,6 +203,7 @@ def test_version_3_and_read_only(fleet: Fleet) -> None:
     assert [one["changed"] for one in fleet.apply(repositories=[isos])["result"]["objects"]] == [False]
     fleet.apply(repositories=[{"name": "isos", "state": "absent", "servers": ["s2"]}])
     assert fleet.servers[1].run("findmnt", "-nt", "nfs,nfs4", "-o", "TARGET").split() == [MOUNTED]
+    assert fleet.events("repository.lost") == []
 
 
 def test_a_disk_in_use_elsewhere_is_not_deleted(fleet: Fleet) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Callable
 import pytest
 from domus_agent.libvirt_events import Seen
 from domus_agent.repository_watch import BACK, LOST, RepositoryWatch
+from domus_core.libvirt_driver.locks import held, lock_file
 from domus_core.libvirt_driver.registry import Registry
 from domus_core.storage_connect import nfs
 from domus_core.storage_connect.mounts import Mount
@@ -75,6 +76,25 @@ def test_lost_and_back_are_told_once(watched: Watched, monkeypatch: pytest.Monke
     watched.watch.look()
     assert [seen.kind for seen in watched.seen] == [LOST, BACK]
     wait_for(lambda: watched.late == [str(watched.path)])
+
+
+def test_one_that_is_being_taken_away_is_not_lost(watched: Watched, tmp_path: Path) -> None:
+    watched.watch.look()
+    with held(lock_file(str(tmp_path)), [("repository", "nas")], [], patience=1.0):
+        watched.away()
+        watched.watch.look()
+    assert watched.seen == [] and watched.watch._mounting == {}
+    measure = watched.watch._storage.measure_all
+
+    def taken_away_meanwhile(*arguments: Any) -> Any:
+        found = measure(*arguments)
+        watched.watch._registry.remove("repository", "nas")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watched.watch._storage, "measure_all", taken_away_meanwhile)
+        watched.watch.look()
+    assert watched.seen == []
 
 
 def test_what_was_told_before_is_not_told_again(watched: Watched) -> None:

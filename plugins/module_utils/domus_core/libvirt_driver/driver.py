@@ -20,7 +20,7 @@ from ..storage_connect.storage import Storage
 from . import network, repository, virtual_disk
 from .connection import connect, told
 from .cpu_baseline import baseline_cpu
-from .locks import held
+from .locks import held, lock_file
 from .places import Places
 from .registry import Registry
 from .server import read_server
@@ -52,7 +52,7 @@ class LibvirtDriver:
 
     def locked(self, changing: Iterable[Target], using: Iterable[Target], *, patience: float) -> AbstractContextManager[None]:
         """Hold the objects in a lock file of this server."""
-        return held(os.path.join(self.state_directory, "objects.lock"), changing, using, patience=patience)
+        return held(lock_file(self.state_directory), changing, using, patience=patience)
 
     def read(self, site: Site) -> Snapshot:
         """The server as it is, with the files that the document names."""

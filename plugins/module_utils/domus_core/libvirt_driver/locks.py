@@ -19,6 +19,11 @@ POLL = 0.05
 _FLOCK = "hhqqi4x"
 
 
+def lock_file(state_directory: str) -> str:
+    """The lock file of a server's objects."""
+    return os.path.join(state_directory, "objects.lock")
+
+
 @contextmanager
 def held(path: str, changing: Iterable[tuple[str, str]], using: Iterable[tuple[str, str]], *, patience: float) -> Iterator[None]:
     """Hold each object by one byte of the lock file: alone if it is to be changed, together with others if only used.
