@@ -99,7 +99,7 @@ class _Console:
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Carry bytes both ways until the client, the VM or somebody who takes the console ends it."""
-        self._socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LARGEST_MESSAGE)
+        self._socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LARGEST_MESSAGE, autoclose=False)
         await self._socket.prepare(request)
         for name, work in (("console-out", self._carry_out), ("console-in", self._carry_in)):
             threading.Thread(target=work, name=name, daemon=True).start()
@@ -107,6 +107,8 @@ class _Console:
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT) or self._typed.qsize() >= MOST_WAITING:
                 break
             self._typed.put(message.data if message.type == WSMsgType.BINARY else message.data.encode())
+        # Before the client hears that it is closed: the next one may come at once.
+        await self._loop.run_in_executor(None, self.close)
         await self._socket.close()
         return self._socket
 
@@ -119,12 +121,13 @@ class _Console:
         """Let go of the stream and the connection; whatever the threads wait for ends."""
         self._typed.put(b"")
         stream, self._stream = self._stream, None
+        connection, self._connection = self._connection, None
         with contextlib.suppress(DomusError, libvirt.libvirtError):
             if stream is not None:
                 bounded(stream.abort, LIMIT, "closing the console")
         with contextlib.suppress(libvirt.libvirtError):
-            if self._connection is not None:
-                self._connection.close()
+            if connection is not None:
+                connection.close()
 
     def _carry_out(self) -> None:
         """Guest to client; waits for a slow client, so that the guest waits in turn."""
