@@ -25,6 +25,7 @@ from .migrations import Migrations
 from .observer import Observer
 from .operations import Operations
 from .ownership import Ownership
+from .pool_upkeep import PoolUpkeep
 from .pool_watch import PoolWatch
 from .rpc import Door
 from .service import advice
@@ -50,13 +51,14 @@ class Agent:
         self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
         self.libvirt_tls = LibvirtTls(config, self.store)
         self.pool = PoolWatch(config.directory, config.state_directory, self.store.add_event)
+        self.pool_upkeep = PoolUpkeep(self.connections, self._is_busy)
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
         self.consoles = Consoles(config.uri)
         self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self._facts, self.statistics.take, self._revoke)
         self.callbacks.tls, self.callbacks.take_crl = self.libvirt_tls.told, self.libvirt_tls.take_crl
         self.store.wake = self.callbacks.wake
         self.store.recovered = self.observer.resync
-        self.operations.touched = self.migrations.touched = self.observer.touched
+        self.operations.touched = self.migrations.touched = self.pool_upkeep.touched = self.observer.touched
         self.methods.migrations = self.migrations
         self.methods.resync, self.methods.facts = self.observer.resync, self._facts
 
@@ -87,6 +89,7 @@ class Agent:
         self.statistics.start()
         self.libvirt_tls.start()
         self.pool.start()
+        self.pool_upkeep.start()
         self.migrations.start()
         self.store.add_event("agent.started", data={"version": VERSION})
         self.callbacks.start()
@@ -110,6 +113,7 @@ class Agent:
         self.statistics.stop()
         self.libvirt_tls.stop()
         self.pool.stop()
+        self.pool_upkeep.stop()
         self.store.add_event("agent.stopped")
         self.callbacks.stop()
         self.observer.stop()

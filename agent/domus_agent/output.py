@@ -65,6 +65,12 @@ def print_text(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def tell_changes(changes: Sequence[str], options: Any) -> int:
+    """Print what has changed; the exit code: 2 when that is something that was only asked for (`--check`)."""
+    show_one({"changes": list(changes)}, options.output)
+    return 2 if options.check and changes else 0
+
+
 def complain(error: DomusError, output: str) -> None:
     """Write an error to standard error: one line, or JSON."""
     sys.stderr.write(f"{json.dumps(error.as_dict()) if output == 'json' else f'error: {error}'}\n")

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Callable
 
 from domus_core.cluster.corosync import known_node_ids
@@ -15,19 +15,16 @@ from domus_core.cluster.failures import clear_failures
 from domus_core.cluster.fence_tests import FenceTest, ask_devices, cut_power, recall
 from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
-from domus_core.cluster.ocf_door import SETTINGS, read_settings
 from domus_core.cluster.pacemaker import Pacemaker, told
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
 from domus_core.cluster.pool_state import read_pool_state, told_of
 from domus_core.cluster.pool_status import read_status
-from domus_core.cluster.pool_vms import STARTED, STOPPED, set_wanted, vms_of
-from domus_core.cluster.record_files import all_records
-from domus_core.cluster.records import PoolRecord
-from domus_core.errors import DomusError, InvalidSpec, NotFound
+from domus_core.errors import InvalidSpec, NotFound
 
 from . import contact
 from .config import AgentConfig
-from .output import print_text, remark, show_one, table
+from .output import print_text, show_one, table, tell_changes
+from .pool_vm_commands import change_vm, migrate_vm, start_vm, stop_vm, vms
 
 DONE, FAILED, CHANGES = 0, 1, 2
 
@@ -87,45 +84,16 @@ def _told_test(test: FenceTest) -> dict[str, Any]:
     return {"fence device": test.device, "server": test.server, "last test": contact.moment(test.at), "outcome": outcome}
 
 
-def vms(config: AgentConfig, options: argparse.Namespace) -> int:
-    """List the pool's VMs; those without HA only where the pool file system is there."""
-    records: list[PoolRecord] = []
-    problems: list[DomusError] = []
-    try:
-        records, problems = all_records(read_settings(SETTINGS).records)
-    except (DomusError, OSError, ValueError, TypeError) as error:
-        remark(f"VMs without HA are not listed: {error}")
-    for problem in problems:
-        remark(str(problem))
-    found = vms_of(Pacemaker().read(), read_status(), records)
-    if options.output == "json":
-        print_text(json.dumps([dataclasses.asdict(vm) for vm in found], indent=2))
-    else:
-        rows = [{"vm": vm.name, "ha": vm.is_ha, "on": vm.servers, "wanted": vm.wanted, "problems": "; ".join(vm.problems), "uuid": vm.uuid} for vm in found]
-        print_text(table(rows))
-    return DONE
-
-
-def start_vm(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Have an HA VM run."""
-    return _tell(set_wanted(options.vm, STARTED, options.timeout, options.check), options)
-
-
-def stop_vm(config: AgentConfig, options: argparse.Namespace) -> int:
-    """Have an HA VM not run."""
-    return _tell(set_wanted(options.vm, STOPPED, options.timeout, options.check), options)
-
-
 def write(config: AgentConfig, options: argparse.Namespace) -> int:
     """Write this member's files."""
     document = _document(options.file)
     left = leave_packaged(options.check)
-    return _tell([*left, *write_files(document, options.check)], options)
+    return tell_changes([*left, *write_files(document, options.check)], options)
 
 
 def start(config: AgentConfig, options: argparse.Namespace) -> int:
     """Have Corosync and Pacemaker run by these files."""
-    return _tell(start_member(options.check), options)
+    return tell_changes(start_member(options.check), options)
 
 
 def apply(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -140,18 +108,13 @@ def apply(config: AgentConfig, options: argparse.Namespace) -> int:
 
 def clear(config: AgentConfig, options: argparse.Namespace) -> int:
     """Forget failures whose cause is mended."""
-    return _tell(read_status().failed if options.check else clear_failures(), options)
+    return tell_changes(read_status().failed if options.check else clear_failures(), options)
 
 
 def leave(config: AgentConfig, options: argparse.Namespace) -> int:
     """Be a member no more."""
     done = stop_member(options.check)
-    return _tell([*done, *([] if options.check else remove_files())], options)
-
-
-def _tell(changes: Sequence[str], options: argparse.Namespace) -> int:
-    show_one({"changes": list(changes)}, options.output)
-    return CHANGES if options.check and changes else DONE
+    return tell_changes([*done, *([] if options.check else remove_files())], options)
 
 
 def _document(path: str) -> PoolDocument:
@@ -175,8 +138,10 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "status": (status, "How the pool is, and what to do about what is wrong; exit code 1 when something is."),
     "fence-test": (fence_test, "Ask each fence device for the power of each other server, and remember the answers; exit code 1 when one has failed."),
     "vms": (vms, "List the pool's VMs: where those with HA run, and where the others ran last."),
-    "start-vm": (start_vm, "Have an HA VM run, wherever there is room, and wait for it."),
-    "stop-vm": (stop_vm, "Have an HA VM not run: its guest is asked to shut down."),
+    "start-vm": (start_vm, "Have a VM of the pool run and wait for it: with HA wherever there is room, else on its server, or here when that one is off."),
+    "stop-vm": (stop_vm, "Have a VM of the pool not run, wherever it does: its guest is asked to shut down."),
+    "migrate-vm": (migrate_vm, "Move a VM of the pool live to another member, from whichever member it is on."),
+    "change-vm": (change_vm, "Make VMs of the pool, wherever they are, as a document says; what it does not say stays."),
     "write": (write, "Write this member's files; no service is touched."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
@@ -194,10 +159,13 @@ def add_actions(parser: Any) -> None:
         one.set_defaults(run=run)
         if name not in ("member", "status", "fence-test", "vms"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
-        if name in ("write", "apply"):
-            one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")
+        if name in ("write", "apply", "change-vm"):
+            what = "the document" if name == "change-vm" else "the pool as JSON"
+            one.add_argument("-f", "--file", required=True, metavar="FILE", help=f"{what}; - is standard input")
         if name == "fence-test":
             one.add_argument("--cut", metavar="SERVER", help="really cut the power of this member and give it back; refused while HA VMs run on it")
-        if name in ("start-vm", "stop-vm"):
+        if name in ("start-vm", "stop-vm", "migrate-vm"):
             one.add_argument("vm", metavar="VM", help="the VM's name")
             one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for it (default: %(default)g)")
+        if name == "migrate-vm":
+            one.add_argument("server", metavar="SERVER", help="the member that it is to run on")

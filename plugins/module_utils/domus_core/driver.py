@@ -15,7 +15,7 @@ Target = tuple[str, str]
 
 
 class Driver(Protocol):
-    """One server. Every method may raise DomusError; none changes anything but `carry_out`."""
+    """One server. Every method may raise DomusError; none changes anything but `carry_out` and `take_vm`."""
 
     def locked(self, changing: Iterable[Target], using: Iterable[Target], *, patience: float) -> AbstractContextManager[None]:
         """Hold the objects (kind, key): those to change alone, those to use together with others; Busy after `patience` seconds."""
@@ -28,6 +28,12 @@ class Driver(Protocol):
 
     def find_vm(self, name_or_uuid: str) -> Optional[Found]:
         """A VM by its name or UUID, as far as a verb needs it: run state and record, perhaps without its devices; or None."""
+
+    def take_vm(self, name_or_uuid: str) -> Optional[Found]:
+        """A VM that is not here, and whose server in the same pool is proven to be off, is this server's from now on; None: the pool knows of none.
+
+        Raises Moved for a VM that another server has.
+        """
 
     def fingerprint(self, kind: str, key: str) -> str:
         """The fingerprint of an object as it is now; empty when there is none."""

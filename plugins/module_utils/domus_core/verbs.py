@@ -121,7 +121,7 @@ def carry_out_verb(
 
 
 def _required(driver: Driver, vm: str) -> Found:
-    found = driver.find_vm(vm)
+    found = driver.find_vm(vm) or driver.take_vm(vm)
     if found is None:
         raise NotFound("there is no VM of this name or UUID on this server", object=f"vm {vm}", remedy="Look where it is: domus vm list")
     return found

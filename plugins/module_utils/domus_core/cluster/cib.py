@@ -20,6 +20,8 @@ NEVER = "-INFINITY"
 # less than being there, since servers get theirs one after the other; both together for more than all else; all of it is below a million, INFINITY.
 PREFERRED, RANK, ALIVE, STICKINESS = 100, 200, 300_000, 400_000
 UP = f"{PREFIX}up"
+# Attributes of a server.
+TAG, CPU_GROUP, MEMORY, CPUS = f"{PREFIX}tag-", f"{PREFIX}cpu-group", f"{PREFIX}memory", f"{PREFIX}cpus"
 MONITOR_SECONDS = 10
 # A server so busy that a monitor takes longer is no reason to restart its VMs: who is really gone, Corosync finds out.
 MONITOR_TIMEOUT = 120
@@ -107,8 +109,10 @@ def _properties(pool: Pool) -> dict[str, str]:
 
 def _add_member(parent: Any, member: Member, number: int, pool: Pool) -> None:
     node = etree.SubElement(parent, "node", id=str(number), uname=member.name)
-    told = {f"{PREFIX}tag-{tag}": 1 for tag in sorted(member.tags)}
-    attributes = {f"{PREFIX}cpu-group": member.cpu_group, **told, "standby": "on" if member.evacuated else "off"}
+    told = {TAG + tag: 1 for tag in sorted(member.tags)}
+    # What it has on the whole: a member that changes VMs without the manager works out from it what is left.
+    whole = {MEMORY: member.memory // UNITS["MiB"], CPUS: member.cpus}
+    attributes = {CPU_GROUP: member.cpu_group, **told, **whole, "standby": "on" if member.evacuated else "off"}
     _set(node, "instance_attributes", "node", member.name, attributes)
     _set(node, "utilization", "room", member.name, _capacity(member, pool))
 

@@ -20,14 +20,15 @@ def clear_failures() -> list[str]:
     failed = read_status().failed
     for resource in failed:
         if resource.startswith(VM):
-            _look_anew(resource)
+            look_anew(resource)
         else:
             run(["crm_resource", "--cleanup", "--resource", resource], timeout=SECONDS, what=f"clearing {resource}")
     run(["stonith_admin", "--cleanup", "--history", "*"], timeout=SECONDS, what="clearing the history of fencing")
     return list(failed)
 
 
-def _look_anew(resource: str) -> None:
+def look_anew(resource: str) -> None:
+    """Forget what failed of a VM, with it out of Pacemaker's hands until every server has told whether it runs there. Raises DriverError, Unreachable."""
     of_it = ["crm_resource", "--resource", resource]
     run([*of_it, "--meta", "--set-parameter", "is-managed", "--parameter-value", "false"], timeout=SECONDS, what=f"holding {resource}")
     try:

@@ -15,9 +15,12 @@ from ..libvirt_driver import qemu_processes
 from ..libvirt_driver.bounded import bounded, require_wanted
 from ..libvirt_driver.connection import connect, libvirt, told
 from ..libvirt_driver.dead_peers import watched
+from ..libvirt_driver.migration_flags import libvirt_flags
 from ..libvirt_driver.tools import run
+from .pool import BEST
 from .record_files import read_record, replace_file, write_record
 from .records import PoolRecord, as_text, from_text
+from .wishes import Migration, is_stopping, wanted_migration
 
 # A libvirtd that hangs must leave time to end the process without it; a start may be long in QEMU and in the locks.
 ASK_SECONDS, START_SECONDS = 10.0, 75.0
@@ -29,10 +32,14 @@ class Settings:
     """Where things are on this server: /etc/domus/pool.json, written by the role `server_pool`.
 
     `migration` is the URI of another server's libvirt with `{}` for its name; `state` holds what may be lost at a boot, `copies` what may not.
-    `unsafe_migration`: libvirt does not see that the storage is shared (bind mounts), we know it.
+    `unsafe_migration`: libvirt does not see that the storage is shared (bind mounts), we know it. `untested_fencing`: VMs may be HA although no fence
+    device has passed a test.
     """
 
     records: str
+    pool: str = ""
+    start_policy: str = BEST
+    untested_fencing: bool = False
     server: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
     libvirt: str = "qemu:///system"
     migration: str = "qemu+tls://{}/system"
@@ -159,24 +166,22 @@ class LibvirtHost:
 
         return str(self._ask("asking why it is off", lambda: self._with_domain(ask)))
 
+    def is_being_stopped(self) -> bool:
+        """Is somebody stopping it, who tells Pacemaker afterwards?"""
+        return is_stopping(self._settings.state, self._uuid)
+
     def stay_off(self) -> None:
         """Tell Pacemaker that the VM is to stay off."""
         what = ["--resource", self._resource, "--meta", "--set-parameter", "target-role", "--parameter-value", "Stopped"]
         run(["crm_resource", *what], timeout=20.0, what="telling Pacemaker that the VM is to stay off")
 
     def migrate(self, target: str) -> None:
-        """Move the VM live to another server. Pacemaker has chosen it; the rules were checked when it was configured."""
-        flags = ["LIVE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE", "ABORT_ON_ERROR"]
-        flags += ["TLS"] if "+tls:" in self._settings.migration else []
-        flags += ["UNSAFE"] if self._settings.unsafe_migration else []
+        """Move the VM live to another server: as somebody has asked for it, else with what the pool says. Pacemaker has chosen the server."""
+        wanted = wanted_migration(self._settings.state, self._uuid, target) or own_migration(self._settings, target)
 
         def move(domain: Any) -> None:
-            total = 0
-            for flag in flags:
-                total |= getattr(libvirt, f"VIR_MIGRATE_{flag}")
-            uri = self._settings.migration.format(target)
-            with watched(self._uuid, urlsplit(uri).hostname or target):  # else it would stand for ever after a cut at the wrong moment
-                domain.migrateToURI3(uri, {}, total)
+            with watched(self._uuid, urlsplit(wanted.uri).hostname or target):  # else it would stand for ever after a cut at the wrong moment
+                domain.migrateToURI3(wanted.uri, dict(wanted.parameters), libvirt_flags(wanted.flags))
 
         self._ask(f"migrating {self._vm} to {target}", lambda: self._with_domain(move), self._seconds)
 
@@ -226,6 +231,14 @@ class _Closing:
     def __exit__(self, *unused: object) -> None:
         with suppress(libvirt.libvirtError):
             self._connection.close()
+
+
+def own_migration(settings: Settings, target: str) -> Migration:
+    """How a VM is moved to another member where nobody has said more."""
+    flags = ["LIVE", "PEER2PEER", "PERSIST_DEST", "UNDEFINE_SOURCE", "ABORT_ON_ERROR"]
+    flags += ["TLS"] if "+tls:" in settings.migration else []
+    flags += ["UNSAFE"] if settings.unsafe_migration else []
+    return Migration(target, settings.migration.format(target), tuple(flags))
 
 
 def is_quorate() -> bool:

@@ -42,7 +42,8 @@ def wanted_files(document: PoolDocument) -> list[ManagedFile]:
     files = [ManagedFile(CONF, corosync_conf(document.pool, document.node_ids).encode(), 0o644)]
     if document.authkey:
         files.append(ManagedFile(KEY, _key(document.authkey), 0o400))
-    settings = {"lock_patience": document.pool.lock_patience, **document.settings}
+    pool = document.pool
+    settings = {"pool": pool.name, "start_policy": pool.start_policy, "lock_patience": pool.lock_patience, **document.settings}
     files.append(ManagedFile(SETTINGS, (json.dumps(settings, indent=1, sort_keys=True) + "\n").encode(), 0o644))
     for device, told in sorted(document.secrets.items()):
         for option, value in sorted(told.items()):

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from ..errors import Busy, Conflict, DriverError
 from ..libvirt_driver.tools import ask, run
@@ -49,6 +49,16 @@ class Pacemaker:
                 self._tidy(change)
                 return change
         raise Busy("the CIB was changed by somebody else each time", object=f"server_pool {pool.name}", remedy="Apply again")
+
+    def change(self, wanted_of: Callable[[Any], Any], what: str) -> CibChange:
+        """Make ours as `wanted_of` says of the CIB that it is given. Raises Busy when others change the CIB all the time."""
+        for dummy in range(ATTEMPTS):
+            found = self.read()
+            change = merge_configuration(found.find("configuration"), wanted_of(found))
+            if not change.changes or self._write(found, change.configuration):
+                self._tidy(change)
+                return change
+        raise Busy("the CIB was changed by somebody else each time", object=what, remedy="Try again")
 
     def _change(self, found: Any, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool) -> CibChange:
         wanted = wanted_configuration(pool, node_ids)

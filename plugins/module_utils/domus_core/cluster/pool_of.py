@@ -86,8 +86,17 @@ def secrets_of(spec: Any) -> dict[tuple[str, str], Secret]:
     return {(device.name, option.name): option.secret for device in spec.fencing or () for option in device.options or () if option.secret is not None}
 
 
-def ha_vm_of(spec: Any, ha: Any, uuid: str, *, server: Optional[str] = None, last_server: Optional[str] = None, wanted: Optional[bool] = None) -> HaVm:
-    """A VM as Pacemaker is to keep it up, of its specification and its HA fields."""
+def ha_vm_of(
+    spec: Any,
+    ha: Any,
+    uuid: str,
+    *,
+    server: Optional[str] = None,
+    last_server: Optional[str] = None,
+    wanted: Optional[bool] = None,
+    stop_timeout: int = 120,
+) -> HaVm:
+    """A VM as Pacemaker is to keep it up, of its specification and its HA fields; `stop_timeout`: the seconds that its guest gets to shut down."""
     demand = demand_of(spec)
     return HaVm(
         spec.name,
@@ -100,6 +109,6 @@ def ha_vm_of(spec: Any, ha: Any, uuid: str, *, server: Optional[str] = None, las
         anti_affinity=demand.anti_affinity,
         server_tags=demand.server_tags,
         cpu_group=demand.cpu_group,
-        stop_timeout=120 if spec.stop_timeout is None else spec.stop_timeout,
+        stop_timeout=stop_timeout if spec.stop_timeout is None else spec.stop_timeout,
         **{name: value for name, value in given(ha).items() if name in HA_FIELDS},
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
-from ..errors import Conflict, DomusError, Forbidden, NotFound, Unreachable
+from ..errors import Conflict, DomusError, DriverError, Forbidden, NotFound, Unreachable
 from ..libvirt_driver.tools import run
 from .cib import VM, vm_id
+from .failures import look_anew
 from .pacemaker import Pacemaker
 from .pool_status import PoolStatus, read_status
 from .records import PoolRecord
 
 STARTED, STOPPED = "Started", "Stopped"
 SECONDS = 60.0
+LOOK_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,67 @@ def set_wanted(name: str, wanted: str, patience: float, check: bool = False) -> 
     return [f"vm {name} {wanted.lower()}"]
 
 
+def move(name: str, target: str, patience: float) -> None:
+    """Have Pacemaker migrate an HA VM live to another server, and wait for it; where it can not, the VM runs on where it is.
+
+    Raises NotFound, Conflict for a server that takes no VM or where Pacemaker sees no room, Forbidden without quorum, Unreachable after `patience` seconds,
+    DriverError with the reason when the migration has failed.
+    """
+    status = read_status()
+    vm = _ha_vm(name, vms_of(Pacemaker().read(), status, ()))
+    if vm.servers == (target,):
+        return
+    _require_movable(vm, target, status)
+    of_it = ["crm_resource", "--resource", vm_id(name)]
+    run([*of_it, "--move", "--node", target, "--lifetime", f"PT{int(patience) + 60}S"], timeout=SECONDS, what=f"telling Pacemaker to move {name} to {target}")
+    try:
+        _wait_for_move(vm, target, patience)
+    finally:
+        run([*of_it, "--clear"], timeout=SECONDS, what=f"leaving {name} where it is")
+        if vm_id(name) in read_status().failed:
+            look_anew(vm_id(name))
+
+
+def _require_movable(vm: PoolVm, target: str, status: PoolStatus) -> None:
+    if not status.is_quorate:
+        raise Forbidden("this server has no quorum, so that nothing is moved", object=f"vm {vm.name}", remedy="domus-agent pool status")
+    if target not in status.members:
+        raise NotFound("is not a member of this pool", object=f"server {target}", remedy=f"Members: {', '.join(sorted(status.members))}")
+    if status.members[target] != "online":
+        raise Conflict(f"is {status.members[target]}, so it takes no VM", object=f"server {target}", remedy="domus-agent pool status")
+    if len(vm.servers) != 1:
+        raise Conflict(
+            "does not run, so it can not be moved live", object=f"vm {vm.name}", remedy="It starts wherever there is room: domus-agent pool start-vm"
+        )
+
+
+def _wait_for_move(vm: PoolVm, target: str, patience: float) -> None:
+    """Until it is there, it has failed, or Pacemaker has nothing more to do."""
+    end = time.monotonic() + patience
+    while True:
+        is_idle = _waited(LOOK_SECONDS) is None
+        status = read_status()
+        if status.servers_of(vm.name) == (target,):
+            return
+        failure = next((problem for problem in status.problems if problem.about == vm.name and problem.action.startswith("migrate")), None)
+        if failure is not None:
+            raise DriverError(f"was not moved: {failure.text}", object=f"vm {vm.name}", remedy="Mend what the reason names, then move it again")
+        if is_idle:
+            reason = f"{target} has no room for it, or a rule forbids it to run there"
+            raise Conflict(f"was not moved: {reason}", object=f"vm {vm.name}", field="server", value=target, remedy="domus-agent pool status")
+        if time.monotonic() > end:
+            raise Unreachable(f"is not on {target} after {patience:g} s", object=f"vm {vm.name}", remedy="domus-agent pool status")
+
+
+def _waited(seconds: float) -> Optional[DomusError]:
+    """Wait so long for Pacemaker to have nothing more to do; None when that is so."""
+    try:
+        run(["crm_resource", "--wait", "--timeout", f"{seconds:g}s"], timeout=seconds + 10, what="waiting for Pacemaker")
+    except DomusError as error:
+        return error
+    return None
+
+
 def _ha_vm(name: str, vms: Iterable[PoolVm]) -> PoolVm:
     known = {vm.name: vm for vm in vms}
     if name not in known:
@@ -82,11 +146,7 @@ def _is_so(servers: tuple[str, ...], wanted: str) -> bool:
 
 def _wait(name: str, wanted: str, patience: float) -> None:
     """Until Pacemaker has nothing more to do; it may have to do with other VMs, too, so that what counts is how this one is then."""
-    waited: Optional[DomusError] = None
-    try:
-        run(["crm_resource", "--wait", "--timeout", f"{patience:g}s"], timeout=patience + 10, what="waiting for Pacemaker")
-    except DomusError as error:
-        waited = error
+    waited = _waited(patience)
     status = read_status()
     if _is_so(status.servers_of(name), wanted):
         return

@@ -69,6 +69,9 @@ class Host(Protocol):
     def why_off(self) -> str:
         """Why libvirt thinks that it is off; "" when it does not know."""
 
+    def is_being_stopped(self) -> bool:
+        """Is somebody stopping it, who tells Pacemaker afterwards?"""
+
     def stay_off(self) -> None:
         """Tell Pacemaker that the VM is to stay off."""
 
@@ -122,8 +125,11 @@ class VmAgent:
         return Answer(NOT_RUNNING)
 
     def _honour_wish(self) -> None:
-        """A guest that shut itself down, or that somebody saved to disk, stays off if its owner wants it so; a crash never counts as a wish."""
+        """A guest that shut itself down, or that somebody stops or saved to disk, stays off if that is wanted; a crash never counts as a wish."""
         try:
+            if self.host.is_being_stopped():
+                self.host.stay_off()
+                return
             copy = self.host.copy()
             why = self.host.why_off() if copy is not None else ""
             if why == SAVED or copy is not None and why == SHUT_DOWN and copy.on_shutdown == STAY_OFF:

@@ -46,6 +46,10 @@ class FakeDriver:
         named = self.snapshot.find("vm", name_or_uuid)
         return named or next((found for dummy, found in self.snapshot.all("vm") if found.state.uuid == name_or_uuid.lower()), None)
 
+    def take_vm(self, name_or_uuid: str) -> Optional[Found]:
+        """This server is in no pool."""
+        return None
+
     def fingerprint(self, kind: str, key: str) -> str:
         """The fingerprint of an object as it is now; empty when there is none."""
         found = self.snapshot.find(kind, key)

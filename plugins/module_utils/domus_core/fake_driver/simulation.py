@@ -64,7 +64,7 @@ def _running(found: Optional[Found], spec: VmSpec, step: Step, run_state: str) -
 
 
 def _without_state(spec: Any) -> Any:
-    dropped = ("state", "adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server", "servers", "force_unmount")
+    dropped = ("state", "adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server", "pool", "servers", "force_unmount")
     values = {name: value for name, value in given(spec).items() if name not in dropped}
     if isinstance(spec, VmSpec):
         for group in ("disks", "cdroms", "nics"):

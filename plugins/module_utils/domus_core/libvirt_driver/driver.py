@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Callable, Optional
 
+from ..cluster.membership import read_membership
 from ..driver import Driver, Target
 from ..model.document import Site
 from ..model.fields import plain, restore
+from ..model.ha import is_kept_up
 from ..model.kind import is_absent
 from ..model.server import ServerSpec, ServerState
 from ..model.snapshot import Found, Snapshot
@@ -22,10 +24,11 @@ from .connection import connect, told
 from .cpu_baseline import baseline_cpu
 from .locks import held, lock_file
 from .places import Places
+from .pooled import Pooled
 from .registry import Registry
 from .server import read_server
 from .vm import Vms
-from .vm_lookup import find_vm
+from .vm_lookup import find_vm, is_managed
 from .vm_power import ACTIONS
 
 SYSTEM = "qemu:///system"
@@ -46,9 +49,19 @@ class LibvirtDriver:
         self.state_directory = state_directory
         self.registry = Registry(os.path.join(state_directory, "objects"))
         self.storage = Storage()
+        self.member: Optional[str] = None
         self._site: Optional[Site] = None
         self._places: Optional[Places] = None
         self._isos: dict[str, str] = {}
+
+    @property
+    def pool(self) -> Optional[Pooled]:
+        """This server's part in its clustered pool, if it is in one; looked at each time, since it may come to be in one.
+
+        `member` names the member whose libvirt this is, where it is another one's.
+        """
+        membership = read_membership()
+        return None if membership is None else Pooled(membership.of(self.member))
 
     def locked(self, changing: Iterable[Target], using: Iterable[Target], *, patience: float) -> AbstractContextManager[None]:
         """Hold the objects in a lock file of this server."""
@@ -60,7 +73,8 @@ class LibvirtDriver:
         repositories = repository.read_repositories(self.registry, site, self.storage)
         places = repository.registered_places(self.registry, self.storage, site)
         self._remember(places)
-        server = self._server(site)
+        vms = self._vms()
+        server = self._with_ha(self._server(site), site, vms)
         objects = {
             "server": self._servers(server),
             "network": network.read_networks(self.connection, self.registry),
@@ -68,7 +82,7 @@ class LibvirtDriver:
             "template": repository.read_images("template", self.registry, places),
             "iso": repository.read_images("iso", self.registry, places),
             "virtual_disk": virtual_disk.read_virtual_disks(places),
-            "vm": self._vms().read_all(),
+            "vm": vms.read_all(),
         }
         return Snapshot(server, objects, repository.read_files(places, site))
 
@@ -92,6 +106,21 @@ class LibvirtDriver:
     def find_vm(self, name_or_uuid: str) -> Optional[Found]:
         """A VM by its name or UUID, read without its devices; or None."""
         return find_vm(self.connection, name_or_uuid)
+
+    def domain(self, vm: str) -> Any:
+        """libvirt's domain of this name, or None."""
+        return self._vms().lookup(vm)
+
+    def managed_vms(self) -> list[str]:
+        """The names of the VMs here that Domus manages."""
+        with told("listing the domains"):
+            return [domain.name() for domain in self.connection.listAllDomains(0) if is_managed(domain)]
+
+    def take_vm(self, name_or_uuid: str) -> Optional[Found]:
+        """A VM of this server's pool whose server is proven to be off is this server's from now on; None: there is none. Raises Moved, Conflict."""
+        pool = self.pool
+        taken = pool.take(self.connection, name_or_uuid) if pool is not None else None
+        return None if taken is None else self.find_vm(taken)
 
     def fingerprint(self, kind: str, key: str) -> str:
         """The fingerprint of an object as it is now; empty when there is none."""
@@ -138,11 +167,11 @@ class LibvirtDriver:
         self._places = places
 
     def _vms(self) -> Vms:
-        return Vms(self.connection, self.known_places(), self._isos, self._seeds())
+        return Vms(self.connection, self.known_places(), self._isos, self._seeds(), self.pool)
 
     def _carry_out_vm(self, step: Step, site: str) -> None:
         if step.action in ACTIONS:  # a run state needs no image: do not look for them
-            Vms(self.connection, repository.registered_places(self.registry, self.storage), {}, self._seeds()).carry_out(step, site)
+            Vms(self.connection, repository.registered_places(self.registry, self.storage), {}, self._seeds(), self.pool).carry_out(step, site)
         else:
             self._vms().carry_out(step, site)
 
@@ -152,6 +181,15 @@ class LibvirtDriver:
     def _server(self, site: Optional[Site]) -> ServerState:
         facts = read_server(self.connection, virtualization_setting=self._virtualization(site), state_directory=self.state_directory)
         return ServerState(facts["virtualization"], tuple(facts["domain_types"]), tuple(facts["machines"]), facts)
+
+    def _with_ha(self, server: ServerState, site: Site, vms: Vms) -> ServerState:
+        """What speaks against HA here, for a document that asks for it: Pacemaker is not asked for others."""
+        wanted = [name for name, spec in site.wanted("vm").items() if is_kept_up(spec)]
+        if not wanted or vms.pool is None:
+            return server
+        refusal = vms.pool.membership.refusal(self.state_directory)
+        unprotected = vms.pool.unprotected((name, vms.lookup(name)) for name in wanted)
+        return dataclasses.replace(server, facts={**server.facts, "ha": {"refusal": refusal, "unprotected": unprotected}})
 
     def _virtualization(self, site: Optional[Site]) -> str:
         """What the document says of this server, else what was said before."""

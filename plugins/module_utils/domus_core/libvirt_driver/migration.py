@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from urllib.parse import urlsplit
 
 from ..cancelling import Question, never
+from ..cluster.wishes import Migration
 from ..errors import Cancelled, Conflict, DomusError, DriverError, Unreachable
 from ..model.migration import MigrationSpec, MovingVm, moving_vm
 from ..planning import migration as planning
@@ -28,6 +29,7 @@ from .connection import connect, libvirt, separate, told
 from .dead_peers import DeadPeers
 from .migration_arrival import drop, forget_note
 from .migration_facts import LARGEST_FILE
+from .migration_flags import libvirt_flags
 from .seed import remove_seed
 
 if TYPE_CHECKING:
@@ -124,10 +126,11 @@ class _Mover:
                 with contextlib.suppress(libvirt.libvirtError):
                     connection.setKeepAlive(*sight.KEEPALIVE)
                 domain = connection.lookupByUUIDString(self.vm.uuid)
-                flags = 0
-                for name in self.plan.flags:
-                    flags |= getattr(libvirt, f"VIR_MIGRATE_{name}")
-                domain.migrateToURI3(self.peer["uri"], self._parameters(), flags)
+                pool = self.driver.pool
+                if pool is not None and domain.isActive() and pool.keeps_up(domain):
+                    pool.move(domain, Migration(self.peer["name"], self.peer["uri"], tuple(self.plan.flags), self._parameters()))
+                    return
+                domain.migrateToURI3(self.peer["uri"], self._parameters(), libvirt_flags(self.plan.flags))
         except DomusError as error:
             self._error = error
         except Exception as error:

@@ -17,13 +17,14 @@ from ..model.repository import VIRTUAL_DISKS
 from ..model.snapshot import Found
 from ..model.vm import VmSpec, VmState
 from ..model.vm_devices import VncSpec
-from ..planning.steps import CREATE, DELETE, KILL, START, SUSPEND, Step
+from ..planning.steps import CREATE, DELETE, KILL, START, STOP, SUSPEND, Step
 from ..storage_connect.reach import NotAnswering
 from .bounded import bounded, require_wanted
 from .connection import libvirt, separate, told
 from .device_writer import Writing, put_seed
 from .image_files import grow
 from .places import Places
+from .pooled import Pooled
 from .seed import discard_work, make_seed, remove_seed
 from .vm_live import change_running
 from .vm_lookup import record_wanted
@@ -40,10 +41,11 @@ HANGING = 2.5
 
 
 class Vms:
-    """The domains of one libvirt connection; `seeds` is where the seed images of VMs without a disk of their own lie."""
+    """The domains of one libvirt connection; `seeds` is where the seed images of VMs without a disk of their own lie, `pool` the pool of this server."""
 
-    def __init__(self, connection: Any, places: Places, isos: Mapping[str, str], seeds: str) -> None:
+    def __init__(self, connection: Any, places: Places, isos: Mapping[str, str], seeds: str, pool: Optional[Pooled] = None) -> None:
         self.connection = connection
+        self.pool = pool
         self.places = places
         self.isos = isos
         self.names_of_isos = {path: name for name, path in isos.items()}
@@ -81,16 +83,16 @@ class Vms:
             return ""
         with told(f"reading domain {name}"):
             text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
-            return _fingerprint(text, run_state(domain), bool(domain.autostart()))
+            return _fingerprint(text, run_state(domain), self._starts_with_server(domain, read_record(parse(text)) if self.pool else None))
 
     def _read(self, domain: Any) -> Found:
         with told("reading a domain"):
             text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             state = run_state(domain)
             live = _live_xml(domain, state)
-            autostart, persistent = bool(domain.autostart()), bool(domain.isPersistent())
-        root = parse(text)
-        record = read_record(root)
+            root = parse(text)
+            record = read_record(root)
+            autostart, persistent = self._starts_with_server(domain, record), bool(domain.isPersistent())
         spec = self._spec(root, record, autostart)
         running, port, memory = None, None, None
         if live is not None:
@@ -111,13 +113,23 @@ class Vms:
         )
         return Found(spec, measured, running, record.spec if record else None, _fingerprint(text, state, autostart))
 
+    def _starts_with_server(self, domain: Any, record: Optional[VmRecord]) -> bool:
+        """In a pool libvirt starts nothing by itself: another server may have the VM by now. The record says what is wanted, and the agent does it."""
+        if self.pool is not None and record is not None and record.spec is not None:
+            return bool(record.spec.autostart)
+        return bool(domain.autostart())
+
     def _spec(self, root: Any, record: Optional[VmRecord], autostart: bool) -> VmSpec:
         spec = read_vm(root, record, self.places, self.names_of_isos)
         return make(VmSpec, {**vars(spec), "autostart": autostart})
 
     def carry_out(self, step: Step, site: str) -> None:
         """Take one step. Raises DomusError; a QEMU that does not answer is given up after a while."""
+        if self.pool is not None and step.action not in (STOP, KILL):
+            self.pool.membership.require_quorum(step.key)
         if step.action == CREATE:
+            if self.pool is not None:
+                self.pool.require_new(step.uuid, step.key)
             with told(f"defining domain {step.key}"):
                 self._create(step, site)
             return
@@ -130,25 +142,47 @@ class Vms:
 
     def _act_alone(self, step: Step, site: str) -> None:
         with told(f"{step.action} of domain {step.key}"), separate(self.connection) as connection:
-            Vms(connection, self.places, self.isos, self.seeds)._act(step, site)
+            Vms(connection, self.places, self.isos, self.seeds, self.pool)._act(step, site)
 
     def _act(self, step: Step, site: str) -> None:
         domain = self.lookup(step.key)
         if domain is None:
             raise NotFound("there is no such domain any more", object=step.name, remedy="Apply again")
         with told(f"{step.action} of domain {step.key}"):
+            if self.pool is not None:
+                self.pool.require_ours(domain)
             if step.action == DELETE:
                 self._delete(domain)
             elif step.action in ACTIONS:
-                if step.action in (START, SUSPEND):
-                    self._require_answering(domain)
-                if step.record is not None:
-                    record_wanted(domain, step.record)
-                ACTIONS[step.action](domain, step.spec)
-                if step.action == START:
-                    self._tidy(domain)
+                self._change_state(domain, step)
             else:
                 self._update(domain, step, site)
+
+    def _change_state(self, domain: Any, step: Step) -> None:
+        if step.action in (START, SUSPEND):
+            self._require_answering(domain)
+        if step.record is not None:
+            record_wanted(domain, step.record)
+        if self.pool is not None:
+            self._note(domain, step)
+        if self.pool is not None and self.pool.keeps_up(domain):
+            if not self.pool.act(step.action, domain, step.spec):
+                return
+        else:
+            ACTIONS[step.action](domain, step.spec)
+        if step.action == START:
+            self._tidy(domain)
+        if self.pool is not None:
+            self._note(domain, step)
+
+    def _note(self, domain: Any, step: Step) -> None:
+        """The pool's record of it. A VM may always be ended, also where nothing can be written: the record follows once it can."""
+        assert self.pool is not None
+        try:
+            self.pool.note(domain, self._read(domain), step.spec.stop_timeout)
+        except DomusError:
+            if step.action not in (STOP, KILL):
+                raise
 
     def _require_answering(self, domain: Any) -> None:
         """Refuse what would hang, in QEMU and in libvirt, for as long as a file server does not answer. Raises NotAnswering."""
@@ -168,8 +202,10 @@ class Vms:
         domain = self._define(root, seed)
         if seed is not None:
             self._tidy(domain)
-        if step.spec.autostart:
+        if step.spec.autostart and self.pool is None:
             domain.setAutostart(1)
+        if self.pool is not None:
+            self.pool.settle(domain, self._read(domain), step.changes, step.spec.stop_timeout)
 
     def _update(self, domain: Any, step: Step, site: str) -> None:
         """Live first, the definition last: whatever interrupts this, planning again finds what is still to do."""
@@ -192,9 +228,11 @@ class Vms:
         require_wanted()
         domain = self._define(root, seed)
         if any(change.field == "autostart" for change in step.changes):
-            domain.setAutostart(int(bool(step.spec.autostart)))
+            domain.setAutostart(int(bool(step.spec.autostart) and self.pool is None))
         if seed is not None or not active:
             self._tidy(domain)
+        if self.pool is not None:
+            self.pool.settle(domain, self._read(domain), step.changes, step.spec.stop_timeout)
 
     def _make_seed(self, step: Step, before: Optional[str]) -> str:
         folder = self._seed_folder(step.spec)
@@ -220,6 +258,8 @@ class Vms:
         seed = None
         root = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
         record = read_record(root)
+        if self.pool is not None:
+            self.pool.membership.forget(domain.UUIDString(), domain.name())
         if record is not None:
             seed = _seed_path(root, record)
         flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM")

@@ -43,6 +43,14 @@ def _named(connection: Any, name_or_uuid: str) -> Any:
     return None
 
 
+def is_managed(domain: Any) -> bool:
+    """Does Domus manage this domain? One that has gone meanwhile is none."""
+    try:
+        return read_record(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))) is not None
+    except libvirt.libvirtError:
+        return False
+
+
 def record_wanted(domain: Any, wanted: VmSpec) -> None:
     """Write down what is asked for of a domain that Domus made, without defining it anew; a generation of its own."""
     record = read_record(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))

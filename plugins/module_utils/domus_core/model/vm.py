@@ -9,13 +9,14 @@ from typing import Any, Optional
 from ..errors import InvalidSpec
 from .field_types import Choice, Flag, Integer, ListOf, Name, Size, Text
 from .fields import CREATION, IGNORE, RESTART, Object, Objects, attribute
+from .ha import HaSpec
 from .kind import POOL, Kind
 from .quantities import UNITS
 from .vm_devices import CdromSpec, CloudInitSpec, CpuBaselineSpec, DiskSpec, KernelSpec, NicSpec, TopologySpec, VncSpec, WatchdogSpec
 
 KIB, MIB = UNITS["KiB"], UNITS["MiB"]
 # Only the VM's record says these: libvirt knows nothing of them.
-PLACEMENT_RULES = ("server_tags", "anti_affinity", "cpu_group")
+PLACEMENT_RULES = ("server_tags", "anti_affinity", "cpu_group", "ha")
 # What QEMU offers (libvirt src/qemu/qemu_validate.c); other hypervisors know more.
 LIFECYCLE = ("destroy", "restart")
 
@@ -45,6 +46,8 @@ class VmSpec:
 
     name: str = attribute(Name(), "Name, unique on the server.", required=True, xpath="./name", example="web1")
     server: Optional[str] = attribute(Name(), "The server where it starts its life, not where it must stay.", compare=IGNORE, example="srv1")
+    pool: Optional[str] = attribute(Name(), "The server pool where it starts its life; needs a manager.", compare=IGNORE, example="rack1")
+    ha: Optional[HaSpec] = attribute(Object(HaSpec), "High availability: how its server pool keeps it up.")
     server_tags: Optional[tuple[str, ...]] = attribute(
         ListOf(Name(), most=16), "It is placed only on servers that have all these tags; needs a manager.", example=["ssd"]
     )
@@ -156,6 +159,8 @@ class VmSpec:
             return problems
         if self.delete_disks:
             problems.append(InvalidSpec("goes only with state absent", field="delete_disks", value=True))
+        if self.pool and self.server:
+            problems.append(InvalidSpec("goes not together with server", field="pool", value=self.pool, remedy="Leave one of them out"))
         if self.cpu_model and self.cpu_baseline:
             problems.append(InvalidSpec("goes not together with cpu_model", field="cpu_baseline", remedy="Leave one of them out"))
         order = [device.boot_index for device in self._devices() if device.boot_index]

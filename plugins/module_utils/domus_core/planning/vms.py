@@ -14,12 +14,13 @@ from ..model.vm_devices import CdromSpec, VncSpec
 from .comparison import compare, creation, deletion
 from .defaults import NEW_VNC, new_cdrom, new_nic, new_vm
 from .disks import check_kept, new_disk
+from .ha import check_ha
 from .live import effect_now
 from .run_states import ENDING, run_state_recorded, run_state_steps, to_be_recorded
 from .site_view import SiteView
 from .steps import CREATE, DELETE, KILL, UPDATE, Change, Step, step
 
-NOT_RECORDED = frozenset({"adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server"})
+NOT_RECORDED = frozenset({"adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server", "pool"})
 GROUPS = ("disks", "cdroms", "nics")
 CPU_CHOICES = (("cpu_model", "cpu_baseline"), ("cpu_baseline", "cpu_model"))
 
@@ -52,6 +53,7 @@ def _create(view: SiteView, wanted: VmSpec, uuid: str) -> list[Step]:
     _check_references(view, whole, wanted)
     _check_amounts(whole)
     _check_server(view, whole)
+    check_ha(view, whole, None)
     _check_room(view, whole)
     record = recorded(whole, None, whole)
     steps.append(step(CREATE, "vm", whole, changes=creation(whole), reason="it does not exist", uuid=uuid, record=record))
@@ -79,6 +81,7 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
     whole = _without(merge(found.spec, complete), changes)
     _check_references(view, whole, wanted)
     _check_server(view, whole)
+    check_ha(view, whole, found.recorded)
     _check_machine(whole, found)
     _check_amounts(whole)
     record = recorded(complete, found.recorded, whole) if changes or to_record else None

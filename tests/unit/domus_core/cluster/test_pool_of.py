@@ -10,8 +10,9 @@ from domus_core.cluster.pool import check_pool
 from domus_core.cluster.pool_of import ServerFacts, ha_vm_of, pool_of, secrets_of
 from domus_core.errors import Conflict, DomusError
 from domus_core.model.fields import fields_of, parse_spec, plain
+from domus_core.model.ha import HaSpec
 from domus_core.model.quantities import UNITS
-from domus_core.model.server_pool import HaSpec, ServerPoolSpec
+from domus_core.model.server_pool import ServerPoolSpec
 from domus_core.model.vm import VmSpec
 from domus_core.planning.capacity import Demand
 from lxml import etree

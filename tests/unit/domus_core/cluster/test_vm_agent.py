@@ -31,12 +31,16 @@ class FakeHost:
     migrates: bool = True
     lost_in_migration: bool = False
     settled: bool = True
+    being_stopped: bool = False
     now: float = 0.0
     name: str = "srv1"
     told: list[str] = dataclasses.field(default_factory=list)
 
     def look(self) -> str:
         return self.state if self.clears_at is None or self.now < self.clears_at else STOPPED
+
+    def is_being_stopped(self) -> bool:
+        return self.being_stopped
 
     def record(self) -> PoolRecord:
         if self.found is None:
@@ -119,6 +123,13 @@ def test_a_guests_own_shutdown_is_honoured_a_crash_is_not(why: str, wish: str, t
     host = FakeHost(STOPPED, why=why, kept=dataclasses.replace(RECORD, on_shutdown=wish))
     assert VmAgent(host).monitor().code == NOT_RUNNING
     assert ("stays off" in host.told) == told
+
+
+@pytest.mark.parametrize("why", ["", "shutdown", "crashed"])
+def test_what_somebody_stops_stays_off_whatever_libvirt_says(why: str) -> None:
+    host = FakeHost(STOPPED, why=why, kept=dataclasses.replace(RECORD, on_shutdown=RESTART), being_stopped=True, libvirt=False)
+    assert VmAgent(host).monitor().code == NOT_RUNNING
+    assert "stays off" in host.told
 
 
 def test_a_probe_wishes_nothing() -> None:
