@@ -35,6 +35,67 @@ options:
     description:
       - The server where it starts its life, not where it must stay.
     type: str
+  pool:
+    description:
+      - The server pool where it starts its life; needs a manager.
+    type: str
+  ha:
+    description:
+      - 'High availability: how its server pool keeps it up.'
+    type: dict
+    suboptions:
+      enabled:
+        description:
+          - 'Its pool keeps it up: it is started again where it can be.'
+          - A new object gets C(false).
+        type: bool
+      priority:
+        description:
+          - Who is given room first when several were lost; never the room of a VM that runs.
+          - A new object gets C(0).
+        type: int
+      start_after:
+        description:
+          - Where these start with it, it starts after them.
+        type: list
+        elements: str
+      start_delay:
+        description:
+          - Seconds after its start until those that start after it do.
+          - A new object gets C(0).
+        type: int
+      restart_limit:
+        description:
+          - After so many failures on a server it is tried on another.
+          - A new object gets C(3).
+        type: int
+      restart_window:
+        description:
+          - Seconds after which a failure is forgotten.
+          - A new object gets C(600).
+        type: int
+      preferred_servers:
+        description:
+          - It starts on the first of these that has room; it is not moved there.
+        type: list
+        elements: str
+      start_policy:
+        description:
+          - Where it starts.
+          - A new object gets the pool's.
+        type: str
+        choices:
+          - best
+          - balanced
+          - current
+      on_shutdown:
+        description:
+          - When its guest shuts itself down. A crash is always followed by a restart.
+          - A new object gets C(stay_off).
+        type: str
+        choices:
+          - stay_off
+          - restart
   server_tags:
     description:
       - It is placed only on servers that have all these tags; needs a manager.

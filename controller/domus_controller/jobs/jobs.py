@@ -23,7 +23,7 @@ from ..agents.pool import Agents
 from ..config import ManagerConfig
 from ..security.authority import Authority
 from ..security.sealing import Sealing
-from ..store import jobs, objects, plans, requests, servers
+from ..store import jobs, objects, plans, requests, server_pools, servers
 from ..store.database import Connection, Store
 from ..store.jobs import MIGRATE
 from . import evacuation as evacuations
@@ -118,11 +118,19 @@ class Jobs:
     def verb(self, vm_id: str, verb: str, *, by: str, force: bool = False, timeout: Optional[int] = None, relaunch_of: Optional[str] = None) -> Job:
         """Start carrying out a verb on a VM. Raises NotFound, InvalidSpec."""
         wanted, vm = verb_named(verb), objects.find(self._store, "vm", vm_id)
-        site = vm["site"] or self._tools.config.site
+        site, server = vm["site"] or self._tools.config.site, self._server_for(vm)
         options = {"vm": vm["id"], "verb": verb, "site": site, "force": force, "timeout": timeout}
-        job = {"kind": verb, "created_by": by, "reason": verb, "servers": [vm["server_id"]], "options": options, "relaunch_of": relaunch_of}
-        asked = [("vm", str(vm["key"]), str(vm["server_id"]), {"state": wanted.state})] if wanted.state and vm["recorded"] else []
-        return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}]}, site, asked, frozenset({("vm", vm["key"], vm["server_id"])}))
+        job = {"kind": verb, "created_by": by, "reason": verb, "servers": [server], "options": options, "relaunch_of": relaunch_of}
+        asked = [("vm", str(vm["key"]), server, {"state": wanted.state})] if wanted.state and vm["recorded"] else []
+        return self._create({**job, "objects": [{"kind": "vm", "name": vm["key"]}]}, site, asked, frozenset({("vm", str(vm["key"]), server)}))
+
+    def _server_for(self, vm: Mapping[str, Any]) -> str:
+        """The server that carries a verb out: the VM's own; when that is silent another one of its pool, which finds out whether it may."""
+        own = str(vm["server_id"])
+        if servers.find(self._store, own)["state"] in servers.CONNECTED:
+            return own
+        mate = server_pools.companion(self._store, own)
+        return own if mate is None else mate.id
 
     def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""

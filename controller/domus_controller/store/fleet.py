@@ -48,6 +48,7 @@ def _server(item: Mapping[str, Any], spec: Optional[ServerSpec], offers: frozens
         cpus=None if threads is None else cpus_to_promise(int(threads), spec),
         tags=frozenset((spec and spec.tags) or ()),
         cpu_group=cpu_group_of(spec, facts),
+        pool=item.get("pool"),
         offers=offers,
         vms=tuple(vms.values()),
     )

@@ -9,7 +9,7 @@ from domus_core.errors import Conflict, InvalidSpec, NotFound, shorten
 from domus_core.model.kinds import BY_NAME
 
 from . import events
-from .conflicts import TWICE, conflicts, preferred
+from .conflicts import ALIVE, TWICE, conflicts, preferred
 from .database import Connection, Row, Store
 from .items import digest, is_moving, next_sequence, refresh, refresh_all_gone, refresh_gone
 from .servers import known_server_id, silent
@@ -41,6 +41,8 @@ def put(connection: Connection, server_id: str, description: Optional[Mapping[st
     row = _store(connection, server_id, description, text, content, before)
     _tag(connection, row, description, before)
     if kind == "vm":
+        if description.get("state") in ALIVE:
+            _supersede(connection, server_id, description["id"], at)
         _compare_copies(connection, description["id"], at)
     if kind == "server":
         follow_tags(connection, server_id, description.get("spec") or {}, at)
@@ -97,6 +99,21 @@ def bury_all(connection: Connection, server_id: str, at: float) -> None:
     for row in connection.execute("SELECT kind, row, id FROM objects WHERE server_id = ? AND deleted IS NULL", (server_id,)).fetchall():
         _bury(connection, row["kind"], row["row"], row["id"], at)
     connection.execute("UPDATE objects SET drifted = 0, item = NULL WHERE drifted = 1 AND deleted IS NOT NULL AND server_id = ?", (server_id,))
+
+
+def _supersede(connection: Connection, server_id: str, id: str, at: float) -> None:
+    """It runs on this server of a clustered pool: what another member told of it before is over. The pool's locks and fencing see to that it runs once."""
+    rows = connection.execute(
+        "SELECT o.row, json_extract(f.facts, '$.server_pool.pool') AS pool FROM objects o LEFT JOIN server_facts f ON f.server_id = o.server_id"
+        " WHERE o.kind = 'vm' AND o.id = ? AND o.server_id != ? AND o.deleted IS NULL",
+        (id, server_id),
+    ).fetchall()
+    if not rows or is_moving(connection, id):
+        return
+    own = connection.execute("SELECT json_extract(facts, '$.server_pool.pool') AS pool FROM server_facts WHERE server_id = ?", (server_id,)).fetchone()
+    for row in rows:
+        if own is not None and row["pool"] == own["pool"] is not None:
+            _bury(connection, "vm", row["row"], id, at)
 
 
 def _compare_copies(connection: Connection, id: str, at: float) -> None:

@@ -50,6 +50,13 @@ def tellers_of(store: Store, name: str) -> list[Teller]:
     return pools[name]
 
 
+def companion(store: Store, server_id: str) -> Optional[Teller]:
+    """A member of the same pool that is heard and may act, the coordinator at best; None: there is none."""
+    mates = next((tellers for tellers in _tellers(store).values() if any(one.id == server_id for one in tellers)), [])
+    able = [one for one in mates if one.heard and one.id != server_id and one.told.get("quorate")]
+    return voice_of(able) if able else None
+
+
 def _tellers(store: Store) -> dict[str, list[Teller]]:
     pools: dict[str, list[Teller]] = {}
     for row in store.rows(TOLD):

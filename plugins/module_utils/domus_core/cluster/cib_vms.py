@@ -44,7 +44,7 @@ def ha_vms(
     for record in records:
         try:
             spec = restore(VmSpec, record.specification)
-        except (DomusError, ValueError, TypeError, KeyError) as error:
+        except (DomusError, ValueError, TypeError, KeyError, AttributeError) as error:
             problems.append(DomusError(f"its record can not be understood: {error}", object=f"vm {record.name}"))
             continue
         if is_kept_up(spec):

@@ -33,6 +33,7 @@ class Demand:
     cpu_group: Optional[str] = None
     needs: frozenset[Need] = frozenset()
     avoid: frozenset[tuple[str, str]] = frozenset()
+    pool: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Server:
     cpu_group: Optional[str] = None
     offers: frozenset[Need] = frozenset()
     vms: tuple[Demand, ...] = ()
+    pool: Optional[str] = None
 
 
 def demand_of(spec: Any, needs: frozenset[Need] = frozenset()) -> Demand:
@@ -65,6 +67,7 @@ def demand_of(spec: Any, needs: frozenset[Need] = frozenset()) -> Demand:
         server_tags=frozenset(spec.server_tags or ()),
         anti_affinity=frozenset(spec.anti_affinity or ()),
         cpu_group=spec.cpu_group,
+        pool=spec.pool,
         needs=needs,
     )
 

@@ -17,7 +17,7 @@ def check_ha(view: SiteView, whole: Any, before: Optional[Any]) -> None:
     """`before` is the record that it has. Raises Conflict when its pool can not keep it up: no such pool, untested fencing, files on one server alone."""
     if not is_kept_up(whole):
         return
-    facts = view.snapshot.server.facts.get("ha") or {}
+    facts = (view.snapshot.server.facts or {}).get("ha") or {}
     refusal = None if is_kept_up(before) else facts.get("refusal", NO_POOL)
     if refusal is not None:
         remedy = "Make the server a member of a clustered pool" if refusal == NO_POOL else "Mend that; domus pool fence-test tests fence devices"

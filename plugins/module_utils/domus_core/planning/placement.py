@@ -70,7 +70,7 @@ class Planner:
 
     def _permitting(self, vm: Demand) -> list[_Room]:
         """The servers that no lasting rule forbids: worked out once for all VMs that ask for the same."""
-        key = (vm.server_tags, vm.cpu_group, vm.needs, vm.avoid)
+        key = (vm.server_tags, vm.cpu_group, vm.pool, vm.needs, vm.avoid)
         if key not in self._permitted:
             self._permitted[key] = [room for room in self._rooms if rule_broken(vm, room.server) is None]
         return self._permitted[key]
@@ -135,6 +135,8 @@ def rule_broken(vm: Demand, server: Server) -> Optional[str]:
     for avoided, reason in sorted(vm.avoid):
         if avoided == server.id:
             return reason
+    if vm.pool is not None and vm.pool != server.pool:
+        return f"is in pool {server.pool}" if server.pool else "is in no pool"
     lacking = sorted(vm.server_tags - server.tags)
     if lacking:
         return f"lacks tag {' and '.join(lacking)}"

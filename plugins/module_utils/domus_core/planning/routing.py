@@ -105,7 +105,7 @@ class _Router:
             return [self._server(spec.server, "server")]
         if not self.names:
             raise NotFound("there is no server to put it on", remedy="Take one over first: domus server add")
-        if len(self.names) > 1 and not is_absent(spec):
+        if (len(self.names) > 1 or spec.pool is not None) and not is_absent(spec):
             return []
         # One that is nowhere is absent already: whoever is asked says so.
         return [min(self._servers.values(), key=lambda one: (one.closed is not None, one.name, one.id)).id]
