@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from domus_controller.store import events, jobs, objects, requests, server_states, servers
+from domus_controller.store import events, jobs, objects, requests, server_pools, server_states, servers
 from domus_controller.store.database import Store
 from domus_controller.store.values import encode_cursor
 from domus_core.errors import Conflict, InvalidSpec, NotFound
@@ -169,6 +169,30 @@ def test_two_reports_of_one_vm(store: Store, first: Any, second: Any, wanted: tu
     assert len(events.page(store)["items"]) == told or severity is None or severity == "warning"
     take_away(store, "vm00001", SECOND)
     assert reasons(store) == {"first": None}
+
+
+@pytest.mark.parametrize(("pools", "kept"), [(("rack1", "rack1"), ["second"]), (("rack1", "rack2"), ["first", "second"]), ((None, None), ["first", "second"])])
+def test_in_a_clustered_pool_a_vm_is_where_it_was_told_to_run_last(store: Store, pools: tuple[str | None, str | None], kept: list[str]) -> None:
+    for server, pool in zip((FIRST, SECOND), pools):
+        facts = {"server_pool": {"pool": pool}} if pool else {}
+        store.write(lambda connection, server=server, facts=facts: server_states.heard(connection, server, store.now(), None, None, facts))
+    put(store, described(), FIRST)
+    put(store, described(), SECOND)
+    assert [item["server"] for item in objects.page(store, "vm")["items"]] == kept
+    assert bool(events.page(store, filters={"kind": "vm.conflict"})["items"]) == (len(kept) == 2)
+    put(store, described(state="stopped"), FIRST)
+    assert sorted(item["server"] for item in objects.page(store, "vm")["items"]) == ["first", "second"], "a leftover is shown until its server lets go of it"
+
+
+def test_another_member_acts_for_one_that_is_silent(store: Store, clock: Clock) -> None:
+    told = {"pool": "rack1", "quorate": True, "coordinator": "second", "server": "second"}
+    store.write(lambda connection: server_states.heard(connection, SECOND, store.now(), None, None, {"server_pool": told}))
+    assert server_pools.companion(store, FIRST) is None
+    store.write(lambda connection: server_states.heard(connection, FIRST, store.now(), None, None, {"server_pool": {**told, "server": "first"}}))
+    mate = server_pools.companion(store, FIRST)
+    assert mate is not None and mate.name == "second"
+    store.write(lambda connection: server_states.heard(connection, SECOND, store.now(), None, None, {"server_pool": {**told, "quorate": False}}))
+    assert server_pools.companion(store, FIRST) is None
 
 
 def test_a_server_that_is_removed_takes_its_objects_along(store: Store) -> None:
