@@ -167,5 +167,7 @@ def add_actions(parser: Any) -> None:
         if name in ("start-vm", "stop-vm", "migrate-vm"):
             one.add_argument("vm", metavar="VM", help="the VM's name")
             one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for it (default: %(default)g)")
+        if name == "stop-vm":
+            one.add_argument("--force", action="store_true", help="power it off when its guest does not shut down in time; with HA that is always done")
         if name == "migrate-vm":
             one.add_argument("server", metavar="SERVER", help="the member that it is to run on")

@@ -63,7 +63,8 @@ def _have(config: AgentConfig, options: argparse.Namespace, verb: str, role: str
         is_so = found is not None and found.state.state == ("running" if verb == "start" else "stopped")
         if is_so or options.check:
             return tell_changes([] if is_so else [f"vm {vm.name} {role.lower()}"], options)
-        result = carry_out_verb(driver, vm.uuid, verb, site="", timeout=int(options.timeout) if verb == "stop" else None)
+        stopping = {"timeout": int(options.timeout), "force": options.force} if verb == "stop" else {}
+        result = carry_out_verb(driver, vm.uuid, verb, site="", **stopping)
         if result.error is not None:
             raise result.error
     return tell_changes([f"vm {vm.name} {role.lower()}"], options)

@@ -59,6 +59,7 @@ def _member(number: int, name: str, entry: Any) -> Member:
         tags=frozenset(values.get("tags", ())),
         cpu_group=values.get("cpu_group"),
         evacuated=values.get("evacuated", False),
+        closed=values.get("closed", False),
     )
 
 

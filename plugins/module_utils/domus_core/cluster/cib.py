@@ -18,10 +18,12 @@ VM, DEVICE = f"{PREFIX}vm-", f"{PREFIX}fence-"
 NEVER = "-INFINITY"
 # What a VM scores, least first: a preference, its rank (of 1,000 at most), the mark of a living server, being where it is. The mark must count for
 # less than being there, since servers get theirs one after the other; both together for more than all else; all of it is below a million, INFINITY.
-PREFERRED, RANK, ALIVE, STICKINESS = 100, 200, 300_000, 400_000
+PREFERRED, RANK, ALIVE, STICKINESS = 100, 200, 220_000, 460_000
+# In maintenance a server takes no VM: more than all the others together, and less than being there, so that what is there stays.
+SHUT = -430_000
 UP = f"{PREFIX}up"
 # Attributes of a server.
-TAG, CPU_GROUP, MEMORY, CPUS = f"{PREFIX}tag-", f"{PREFIX}cpu-group", f"{PREFIX}memory", f"{PREFIX}cpus"
+TAG, CPU_GROUP, MEMORY, CPUS, CLOSED = f"{PREFIX}tag-", f"{PREFIX}cpu-group", f"{PREFIX}memory", f"{PREFIX}cpus", f"{PREFIX}closed"
 MONITOR_SECONDS = 10
 # A server so busy that a monitor takes longer is no reason to restart its VMs: who is really gone, Corosync finds out.
 MONITOR_TIMEOUT = 120
@@ -111,7 +113,7 @@ def _add_member(parent: Any, member: Member, number: int, pool: Pool) -> None:
     node = etree.SubElement(parent, "node", id=str(number), uname=member.name)
     told = {TAG + tag: 1 for tag in sorted(member.tags)}
     # What it has on the whole: a member that changes VMs without the manager works out from it what is left.
-    whole = {MEMORY: member.memory // UNITS["MiB"], CPUS: member.cpus}
+    whole = {MEMORY: member.memory // UNITS["MiB"], CPUS: member.cpus, CLOSED: int(member.closed)}
     attributes = {CPU_GROUP: member.cpu_group, **told, **whole, "standby": "on" if member.evacuated else "off"}
     _set(node, "instance_attributes", "node", member.name, attributes)
     _set(node, "utilization", "room", member.name, _capacity(member, pool))
@@ -206,6 +208,7 @@ def _add_vm(parent: Any, vm: HaVm, pool: Pool) -> None:
 
 def _constraints(pool: Pool) -> Iterator[Any]:
     yield _living(pool)
+    yield _shut(pool)
     for device in sorted(pool.devices, key=lambda device: device.name):
         if len(device.servers) == 1:  # a server that is to be cut can not be the one that watches its own device
             (server,) = device.servers
@@ -232,6 +235,14 @@ def _living(pool: Pool) -> Any:
     ]
     for number, (parent, values) in enumerate(conditions):
         etree.SubElement(parent, "expression", {"id": _id("alive-if", str(number), pool.name), **values})
+    return location
+
+
+def _shut(pool: Pool) -> Any:
+    """A server in maintenance takes no VM."""
+    location = etree.Element("rsc_location", {"id": _id("shut", pool.name), "rsc-pattern": f"^{VM}"})
+    rule = etree.SubElement(location, "rule", {"id": _id("shut-rule", pool.name), "score": str(SHUT)})
+    etree.SubElement(rule, "expression", {"id": _id("shut-if", pool.name), "attribute": CLOSED, "operation": "eq", "value": "1"})
     return location
 
 

@@ -12,7 +12,7 @@ from ..model.fields import restore
 from ..model.ha import is_kept_up
 from ..model.quantities import UNITS
 from ..model.vm import VmSpec
-from .cib import CPU_GROUP, CPUS, MEMORY, TAG, VM, is_ours, vm_id, wanted_configuration
+from .cib import CLOSED, CPU_GROUP, CPUS, MEMORY, TAG, VM, is_ours, vm_id, wanted_configuration
 from .pool import BEST, HaVm, Member, Pool
 from .pool_of import ha_vm_of
 from .records import PoolRecord
@@ -88,8 +88,8 @@ def _members(found: Any) -> tuple[tuple[Member, ...], dict[str, int]]:
             ids[name] = int(node.get("id"))
             tags = frozenset(one[len(TAG) :] for one in told if one.startswith(TAG))
             memory, cpus = int(told[MEMORY]) * UNITS["MiB"], int(told.get(CPUS, 0))
-            evacuated = told.get("standby") in ("on", "true")
-            members.append(Member(name, memory=memory, cpus=cpus, tags=tags, cpu_group=told.get(CPU_GROUP), evacuated=evacuated))
+            away = {"evacuated": told.get("standby") in ("on", "true"), "closed": told.get(CLOSED) == "1"}
+            members.append(Member(name, memory=memory, cpus=cpus, tags=tags, cpu_group=told.get(CPU_GROUP), **away))
     return tuple(members), ids
 
 

@@ -11,7 +11,9 @@ from ..errors import Conflict, DomusError, Forbidden, Moved, NotFound
 from ..model.fields import plain
 from ..model.ha import is_kept_up
 from ..model.vm import VmSpec
+from ..libvirt_driver.tools import run
 from . import pool_vms
+from .cib import CLOSED
 from .cib_vms import PoolRules, ha_vms, known_vms, vm_configuration
 from .fence_tests import FenceTest, questions, recall
 from .libvirt_host import Settings, is_quorate
@@ -25,6 +27,7 @@ from .wishes import Migration, migrating, stopping
 
 # What Pacemaker gets beyond the guest's own time to be done with a start or a stop.
 PATIENCE = 180.0
+SECONDS = 30.0
 
 
 def read_membership(path: str = SETTINGS) -> Optional[Membership]:
@@ -83,25 +86,24 @@ class Membership:
         records, dummy = all_records(self.settings.records)
         return next((one for one in records if name in (one.name, one.uuid)), None)
 
-    def to_take(self, name: str) -> Optional[PoolRecord]:
-        """The record of a VM that is not here, to be defined here, since its server is proven to be off; None: the pool does not know it.
-
-        Raises Moved for one that another member has, Conflict for one whose server may still run it.
-        """
-        record = self.find_named(name)
-        if record is None:
-            return None
+    def require_free(self, record: PoolRecord) -> None:
+        """Raise Moved for a VM that another member has, Conflict for one whose server may still run it, or holds its saved memory."""
         status = self.status()
         places = status.servers_of(record.name)
         holder = places[0] if places else record.server
         state = status.members.get(holder or "", "offline")
         if holder not in (None, self.server) and (places or state in ("online", "standby", "maintenance", "pending")):
             raise Moved(f"is on {holder}", object=f"vm {record.name}", value=holder, remedy=f"Ask {holder}, or the manager")
-        if state == "unclean":
+        if holder != self.server and state == "unclean":
             raise Conflict(f"{holder} may still run it: it is not proven to be off", object=f"vm {record.name}", remedy="domus-agent pool status")
         if record.saved_on not in (None, self.server):
             raise Conflict(f"its memory is saved on {record.saved_on}", object=f"vm {record.name}", remedy=f"Bring {record.saved_on} back")
-        return record
+
+    def take(self, record: PoolRecord) -> None:
+        """From now on the VM is this server's, by its record. Raises what `require_free` raises."""
+        self.require_free(record)
+        self.require_quorum(record.name)
+        self.save(dataclasses.replace(record, server=self.server))
 
     def save(self, record: PoolRecord) -> bool:
         """Write a record where it says something new; whether it did. What it leaves out stays: where the VM ran last, its guest's time to stop."""
@@ -139,6 +141,11 @@ class Membership:
             return vm_configuration(cib, rules, vms, dropped)
 
         return self.pacemaker.change(configuration, f"server_pool {self.settings.pool}").changes
+
+    def close(self, closed: bool) -> None:
+        """While this server is closed Pacemaker brings no further VM to it; those that are there stay."""
+        told = ["--node", self.server, "--name", CLOSED, "--update", str(int(closed))]
+        run(["crm_attribute", *told], timeout=SECONDS, what="telling Pacemaker whether this server takes VMs")
 
     def keeps_up(self, name: str) -> bool:
         """Is it one of Pacemaker's?"""

@@ -19,7 +19,8 @@ MOST_LINKS = 8
 class Member:
     """A server of the pool: its address on each heartbeat network, in their order, and what VMs may have of it, memory in bytes.
 
-    `memory` and `cpus` are what may be promised (planning/capacity.py), less what its VMs without HA need. `evacuated`: it takes no VM now.
+    `memory` and `cpus` are what may be promised (planning/capacity.py), less what its VMs without HA need. `evacuated`: it takes no VM now, and those on it go;
+    `closed`: it takes none, and those on it stay.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Member:
     tags: frozenset[str] = frozenset()
     cpu_group: Optional[str] = None
     evacuated: bool = False
+    closed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

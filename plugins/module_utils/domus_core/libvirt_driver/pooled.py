@@ -46,11 +46,10 @@ class Pooled:
             raise Moved("is a VM of this pool already", object=f"vm {name}", value=record.server, remedy=f"It belongs to {record.server}: apply there")
 
     def require_ours(self, domain: Any) -> None:
-        """Raise Moved when the pool's record says that another server has this VM: what is defined here is a leftover."""
-        record = self.membership.find(domain.UUIDString())
-        if record is None or domain.isActive() or self.keeps_up(domain) or record.server in (None, self.membership.server):
-            return
-        raise Moved(f"belongs to {record.server} by the record of its pool", object=f"vm {domain.name()}", value=record.server, remedy=f"Ask {record.server}")
+        """What is defined here may be a leftover: another member has the VM, or had it, and is proven to be off. Raises Moved, Conflict."""
+        record = None if domain.isActive() else self.membership.find(domain.UUIDString())
+        if record is not None and (record.server not in (None, self.membership.server) or self.membership.places_of(record.name)):
+            self.membership.take(record)
 
     def keeps_up(self, domain: Any) -> bool:
         """Is the VM to be kept up, by its own record?"""
@@ -103,14 +102,14 @@ class Pooled:
 
     def take(self, connection: Any, name: str) -> Optional[str]:
         """Define a VM of the pool here whose server is proven to be off; returns its UUID, None: the pool has none of this name. Raises Moved, Conflict."""
-        record = self.membership.to_take(name)
+        record = self.membership.find_named(name)
         if record is None:
             return None
-        self.membership.require_quorum(record.name)
+        self.membership.require_free(record)
         missing = [path for path in _written(parse(record.definition)) if not bounded(lambda path=path: os.path.exists(path), SECONDS, f"looking for {path}")]  # type: ignore[misc]
         if missing:
             raise NotFound(f"its disk {missing[0]} is not on this server", object=f"vm {record.name}", remedy=f"Bring {record.server} back, which has it")
-        self.membership.save(dataclasses.replace(record, server=self.membership.server))
+        self.membership.take(record)
         with told(f"defining {record.name}"):
             connection.defineXML(record.definition).setAutostart(0)
         return record.uuid

@@ -108,18 +108,20 @@ def test_a_vm_is_taken_from_a_server_that_is_proven_to_be_off(member: Membership
     member.save(dataclasses.replace(record(member), server=server))
     status = dataclasses.replace(member.status(), vms={"domus-vm-web1": places})
     asked = dataclasses.replace(member, status=lambda: status)
+    found = asked.find_named("web1")
+    assert found is not None and asked.find_named("u1") == found and asked.find_named("other") is None
     if outcome is None:
-        taken = asked.to_take("web1")
-        assert taken is not None and taken.uuid == "u1" and asked.to_take("u1") == taken and asked.to_take("other") is None
+        asked.take(found)
     else:
         with pytest.raises(outcome):
-            asked.to_take("web1")
+            asked.take(found)
+    assert asked.find("u1") == (dataclasses.replace(found, server="srv1") if outcome is None else found)
 
 
 def test_a_vm_whose_memory_is_saved_elsewhere_is_not_taken(member: Membership) -> None:
     member.save(dataclasses.replace(record(member), server="srv2", saved_on="srv2"))
     with pytest.raises(Conflict, match="saved on srv2"):
-        member.to_take("web1")
+        member.take(member.find_named("web1"))  # type: ignore[arg-type]
 
 
 def test_no_ha_without_fence_devices_that_have_passed_their_test(member: Membership) -> None:
