@@ -51,7 +51,7 @@ class Agent:
         self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
         self.libvirt_tls = LibvirtTls(config, self.store)
         self.pool = PoolWatch(config.directory, config.state_directory, self.store.add_event)
-        self.pool_upkeep = PoolUpkeep(self.connections, self._is_busy)
+        self.pool_upkeep = PoolUpkeep(self.connections, self._is_busy, lambda: self.ownership.notes)
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
         self.consoles = Consoles(config.uri)
         self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self._facts, self.statistics.take, self._revoke)

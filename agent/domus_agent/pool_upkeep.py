@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional
 
 from domus_core.cluster.membership import Membership
@@ -49,14 +49,19 @@ def standing(found: Found, record: Optional[PoolRecord], server: str, places: It
 
 
 class PoolUpkeep(Looking):
-    """Looks after the VMs of this server, where it is a member of a pool. `is_busy` tells who is at work on an object, `touched` hears of what has changed."""
+    """Looks after the VMs of this server, where it is a member of a pool.
 
-    def __init__(self, connections: Connections, is_busy: Callable[[str, str], bool]) -> None:
+    `is_busy` tells who is at work on an object, `touched` hears of what has changed, `notes` are what the manager keeps here.
+    """
+
+    def __init__(self, connections: Connections, is_busy: Callable[[str, str], bool], notes: Callable[[], Mapping[str, Any]]) -> None:
         super().__init__("VMs of the pool", SECONDS)
         self.touched: Callable[[list[Target]], None] = lambda targets: None
         self._connections = connections
         self._is_busy = is_busy
+        self._notes = notes
         self._seen_at = 0.0
+        self._closed: Optional[bool] = None
 
     def look(self) -> None:
         """Look once at every VM of this server."""
@@ -64,6 +69,7 @@ class PoolUpkeep(Looking):
             pool = driver.pool
             if pool is None or not pool.membership.quorate():
                 return
+            self._close(pool.membership)
             status = pool.membership.status()
             names = [name for name in driver.managed_vms() if not self._is_busy("vm", name)]
             for name in names:
@@ -76,6 +82,13 @@ class PoolUpkeep(Looking):
                     _log.warning("vm %s: its record and what is here can not be made alike: %s", name, error)
             self._define_missing(driver, pool)
             self._start_own(driver, pool.membership, names)
+
+    def _close(self, membership: Membership) -> None:
+        """A server in maintenance takes no VM, whoever would bring it: the manager, or Pacemaker."""
+        closed = bool(self._notes().get("maintenance"))
+        if closed != self._closed:
+            membership.close(closed)
+            self._closed = closed
 
     def _define_missing(self, driver: LibvirtDriver, pool: Pooled) -> None:
         """Define the VMs that the records give to this server and that are not here: nobody would see them. Looked for when a record was written."""

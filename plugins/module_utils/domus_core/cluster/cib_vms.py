@@ -88,8 +88,8 @@ def _members(found: Any) -> tuple[tuple[Member, ...], dict[str, int]]:
             ids[name] = int(node.get("id"))
             tags = frozenset(one[len(TAG) :] for one in told if one.startswith(TAG))
             memory, cpus = int(told[MEMORY]) * UNITS["MiB"], int(told.get(CPUS, 0))
-            away = {"evacuated": told.get("standby") in ("on", "true"), "closed": told.get(CLOSED) == "1"}
-            members.append(Member(name, memory=memory, cpus=cpus, tags=tags, cpu_group=told.get(CPU_GROUP), **away))
+            evacuated, closed = told.get("standby") in ("on", "true"), told.get(CLOSED) == "1"
+            members.append(Member(name, memory=memory, cpus=cpus, tags=tags, cpu_group=told.get(CPU_GROUP), evacuated=evacuated, closed=closed))
     return tuple(members), ids
 
 

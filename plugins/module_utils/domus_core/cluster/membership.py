@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Callable, Optional
 
 from ..errors import Conflict, DomusError, Forbidden, Moved, NotFound
+from ..libvirt_driver.tools import run
 from ..model.fields import plain
 from ..model.ha import is_kept_up
 from ..model.vm import VmSpec
-from ..libvirt_driver.tools import run
 from . import pool_vms
 from .cib import CLOSED
 from .cib_vms import PoolRules, ha_vms, known_vms, vm_configuration
