@@ -198,3 +198,14 @@ def test_a_roles_name_makes_the_name_of_a_lab(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.delenv("LAB", raising=False)
     monkeypatch.setattr(image, "CHECKOUT", tmp_path / "a-very-long-name-of-a-checkout")
     assert Lab(lab_name("role-server_pool")).name.endswith("-role-server-pool")
+
+
+def test_a_host_does_not_inherit_the_cut_of_the_one_before(lab: Lab) -> None:
+    for harm in (lambda host: None, lambda host: host.power_off()):
+        with lab.fresh(1) as (first,):
+            first.cut()
+            harm(first)
+            address = first.address
+        with lab.fresh(1) as (second,):
+            assert second.address == address
+            second.copy_to(Path(__file__), "/run/copied")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -109,12 +110,13 @@ class Network:
         ip("link", "set", port, "master", self.bridge(segment), "up")
 
     def disconnect(self, host: int) -> None:
-        """Remove the cards and the namespace of a host, and the cuts in its way."""
+        """Remove the cards and the namespace of a host, and the cuts in its way, also those at ports that are gone already."""
+        for port in {*self.ports(host), *self._cut_ports(host)}:
+            self.restore(port)
         namespace = self.namespace(host)
         if Path("/run/netns", namespace).exists():
             ip("netns", "delete", namespace)
         for port in self.ports(host):
-            self.restore(port)
             with contextlib.suppress(LabError):  # the namespace took it along
                 ip("link", "delete", port)
 
@@ -181,6 +183,11 @@ class Network:
                 run("nft", "delete", "element", "bridge", self.name, name, "{", f'"{port}"', "}")
         for pair in self._pairs_with(port):
             run("nft", "delete", "element", "bridge", self.name, "parted", "{", pair, "}")
+
+    def _cut_ports(self, host: int) -> set[str]:
+        """The ports of a host that a rule speaks of: the next host of its number would be cut as well."""
+        told = subprocess.run(["nft", "list", "table", "bridge", self.name], capture_output=True, text=True, check=False).stdout
+        return set(re.findall(rf'"({re.escape(self.name)}-{host}e\d+)"', told))
 
     def _pairs_with(self, port: str) -> list[str]:
         try:

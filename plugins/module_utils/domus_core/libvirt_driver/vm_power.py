@@ -14,6 +14,7 @@ from .connection import libvirt
 POLL = 0.1
 ASK_AGAIN = 5.0
 DEFAULT_STOP_TIMEOUT = 120
+KILL_ATTEMPTS = 4
 # https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainState
 STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "stopped", 7: "running"}
 
@@ -71,8 +72,15 @@ def kill(domain: Any) -> None:
     """Power the domain off; one that is off already is fine."""
     if domain.hasManagedSaveImage():
         domain.managedSaveRemove()
-    if domain.isActive():
-        domain.destroy()
+    for attempt in range(1, KILL_ATTEMPTS + 1):
+        try:
+            if domain.isActive():
+                domain.destroy()
+            return
+        except libvirt.libvirtError as error:
+            # Somebody's question waits for this QEMU, which hung on its storage: it ends once that is given up, and libvirt had only 30 seconds.
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT or attempt == KILL_ATTEMPTS:
+                raise
 
 
 def start(domain: Any, spec: VmSpec) -> None:
