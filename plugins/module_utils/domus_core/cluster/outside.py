@@ -11,7 +11,7 @@ from typing import Any, Optional
 from ..errors import DomusError, DriverError, error_from_dict
 from ..libvirt_driver.tools import run
 
-AGENT = "/usr/local/sbin/domus-agent"
+AGENT = "domus-agent"
 
 
 def has_systemd() -> bool:
