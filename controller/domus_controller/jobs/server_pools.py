@@ -91,7 +91,8 @@ class _Giving:
         memory = recall(self._tools, self._name)
         before, wanted = (memory.entry if memory else {}) or self._told_before(), next(iter(self._staying.values()))
         servers = self._in_order(wanted.get("servers") or before.get("servers") or ())
-        entry = {**before, "fencing": _still_cutting(before.get("fencing"), servers), **wanted, "servers": servers}
+        parts = {name: {**before[name], **value} for name, value in wanted.items() if isinstance(value, Mapping) and isinstance(before.get(name), Mapping)}
+        entry = {**before, "fencing": _still_cutting(before.get("fencing"), servers), **wanted, **parts, "servers": servers}
         entry = {key: value for key, value in entry.items() if value is not None}
         spec = _parsed(entry)
         if not is_clustered(spec):

@@ -100,6 +100,13 @@ def test_no_secret_is_in_the_database_nor_in_what_was_asked(room: Room) -> None:
         assert b"s3cret" not in file.read_bytes() and key.encode() not in file.read_bytes()
 
 
+def test_what_a_part_of_a_pool_leaves_out_stays(room: Room) -> None:
+    apply(room, {**POOL, "quorum_device": {"host": "quorum.example.org", "algorithm": "lms"}})
+    joined(room, "srv1", "srv2")
+    sent = apply(room, {"name": "rack1", "quorum_device": {"host": "other.example.org"}})
+    assert sent["srv1"]["quorum_device"] == {"host": "other.example.org", "algorithm": "lms"}
+
+
 def test_a_plan_or_a_check_is_no_word_that_counts(room: Room) -> None:
     apply(room, POOL)
     joined(room, "srv1", "srv2")
