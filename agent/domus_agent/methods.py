@@ -12,6 +12,8 @@ from typing import Any, Callable, Optional
 from domus_core import engine
 from domus_core.clients.wire import PROTOCOLS
 from domus_core.cluster.fence_tests import ask_devices, cut_power
+from domus_core.cluster.member_sight import membership
+from domus_core.cluster.outside import has_systemd, pool_action
 from domus_core.errors import DomusError, Forbidden, InvalidSpec, NotFound
 from domus_core.libvirt_driver.adoption import adopt
 from domus_core.libvirt_driver.server import describe_server
@@ -29,6 +31,7 @@ from .store import AgentStore
 LONGEST_WAIT, SHORT_WAIT = 20.0, 0.5
 # Each holds a thread of the door; beyond that they wait shortly, so that other calls find one.
 MOST_WAITING = 32
+FENCE_SECONDS = 70.0
 MOST_SOUGHT = 10_000
 MOST_CPUS = 512
 _NUMBER = (int, float)
@@ -205,8 +208,14 @@ class Methods:
 
     def _fence_test(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         directory, own, server = self._connections.state_directory, platform.node(), parameters["cut"]
+        if has_systemd():  # as Pacemaker runs them: a fence agent may need what this unit has not got
+            asked = ["--cut", server] if server else []
+            return pool_action("fence-test", "--report", *asked, timeout=FENCE_SECONDS)
         tests = cut_power(directory, own, server) if server else ask_devices(directory, own)
         return {"tests": [dataclasses.asdict(test) for test in tests]}
+
+    def _pool_membership(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return membership()
 
     def _migration_facts(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._migrations_of().facts(parameters["vm"], parameters["contents"])
@@ -258,6 +267,7 @@ METHODS: dict[str, Method] = {
     "find_vms": Method(Methods._find_vms, parameters={"vms": Parameter((list,))}),
     "baseline_cpu": Method(Methods._baseline_cpu, parameters={"cpus": Parameter((list,))}),
     "fence_test": Method(Methods._fence_test, parameters={"cut": _MAYBE_TEXT}),
+    "pool_membership": Method(Methods._pool_membership),
     "resync": Method(Methods._resync),
     "migration_facts": Method(Methods._migration_facts, parameters={"vm": _TEXT, "contents": Parameter((bool,), False)}),
     "migration_offer": Method(Methods._migration_offer, parameters={"vm": Parameter((dict,))}),

@@ -13,8 +13,9 @@ from typing import Any, Callable
 from domus_core.cluster.corosync import known_node_ids
 from domus_core.cluster.failures import clear_failures
 from domus_core.cluster.fence_tests import FenceTest, ask_devices, cut_power, recall
-from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
+from domus_core.cluster.member_files import CONF, KEY, is_ours, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
+from domus_core.cluster.member_steps import realize, resign
 from domus_core.cluster.pacemaker import Pacemaker, told
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
 from domus_core.cluster.pool_state import read_pool_state, told_of
@@ -76,7 +77,7 @@ def fence_test(config: AgentConfig, options: argparse.Namespace) -> int:
         show_one({"tests": [dataclasses.asdict(test) for test in tests]}, "json")
     else:
         print_text(table([_told_test(test) for test in tests]))
-    return FAILED if any(test.problem for test in tests) else DONE
+    return FAILED if any(test.problem for test in tests) and not options.report else DONE
 
 
 def _told_test(test: FenceTest) -> dict[str, Any]:
@@ -89,6 +90,13 @@ def write(config: AgentConfig, options: argparse.Namespace) -> int:
     document = _document(options.file)
     left = leave_packaged(options.check)
     return tell_changes([*left, *write_files(document, options.check)], options)
+
+
+def realize_member(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Be a member as the manager says: all that `write`, `start` and `apply` do, in an order that suits all members at once."""
+    data = _data(options.file)
+    applies = bool(data.pop("applies", False))
+    return tell_changes(realize(read_pool_document(data), applies), options)
 
 
 def start(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -113,14 +121,17 @@ def clear(config: AgentConfig, options: argparse.Namespace) -> int:
 
 def leave(config: AgentConfig, options: argparse.Namespace) -> int:
     """Be a member no more."""
-    done = stop_member(options.check)
-    return tell_changes([*done, *([] if options.check else remove_files())], options)
+    return tell_changes(stop_member(check=True) if options.check else resign(), options)
 
 
 def _document(path: str) -> PoolDocument:
+    return read_pool_document(_data(path))
+
+
+def _data(path: str) -> Any:
     text = sys.stdin.read() if path == "-" else _read(path)
     try:
-        return read_pool_document(json.loads(text))
+        return json.loads(text)
     except ValueError as error:
         raise InvalidSpec(f"is no JSON: {error}", object=path) from None
 
@@ -143,6 +154,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "migrate-vm": (migrate_vm, "Move a VM of the pool live to another member, from whichever member it is on."),
     "change-vm": (change_vm, "Make VMs of the pool, wherever they are, as a document says; what it does not say stays."),
     "write": (write, "Write this member's files; no service is touched."),
+    "realize": (realize_member, "Be a member as the document says: write, start, and (where it says `applies`) apply. For the agent."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
     "clear": (clear, "Forget failed actions and failed fencing, once their cause is mended; no VM is restarted for it."),
@@ -157,12 +169,13 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name not in ("member", "status", "fence-test", "vms"):
+        if name not in ("member", "status", "fence-test", "vms", "realize"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
-        if name in ("write", "apply", "change-vm"):
+        if name in ("write", "apply", "realize", "change-vm"):
             what = "the document" if name == "change-vm" else "the pool as JSON"
             one.add_argument("-f", "--file", required=True, metavar="FILE", help=f"{what}; - is standard input")
         if name == "fence-test":
+            one.add_argument("--report", action="store_true", help="exit code 0 also when a device has failed: the answer says so")
             one.add_argument("--cut", metavar="SERVER", help="really cut the power of this member and give it back; refused while HA VMs run on it")
         if name in ("start-vm", "stop-vm", "migrate-vm"):
             one.add_argument("vm", metavar="VM", help="the VM's name")

@@ -23,10 +23,12 @@ from ..agents.pool import Agents
 from ..config import ManagerConfig
 from ..security.authority import Authority
 from ..security.sealing import Sealing
-from ..store import jobs, objects, plans, requests, server_pools, servers
+from ..store import jobs, objects, plans, requests, servers
+from ..store import server_pools as told_pools
 from ..store.database import Connection, Store
 from ..store.jobs import MIGRATE
 from . import evacuation as evacuations
+from . import server_pools
 from .apply_run import ApplyRun
 from .documents import asked_of, prepare, targets_of
 from .evacuation import EvacuationRun
@@ -129,7 +131,7 @@ class Jobs:
         own = str(vm["server_id"])
         if servers.find(self._store, own)["state"] in servers.CONNECTED:
             return own
-        mate = server_pools.companion(self._store, own)
+        mate = told_pools.companion(self._store, own)
         return own if mate is None else mate.id
 
     def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,6 +229,8 @@ class Jobs:
 
     def _apply(self, work: Work, *, by: str, options: Mapping[str, Any], check: bool = False, reason: str = "", relaunch_of: Optional[str] = None) -> Job:
         asked = asked_of(work)
+        if not check:
+            server_pools.remember_asked(self._tools, work)
         named = list(dict.fromkeys((kind, key) for kind, key, _, _ in asked))
         job = {"kind": jobs.APPLY, "created_by": by, "reason": reason, "check": check, "servers": list(work.documents), "options": dict(options)}
         job |= {"objects": [{"kind": kind, "name": key} for kind, key in named], "sealed": work.sealed(self._tools), "relaunch_of": relaunch_of}
@@ -288,14 +292,23 @@ class Jobs:
             verb = (MigrateRun if job["kind"] == MIGRATE else VerbRun)(self._tools, job, targets)
             self._remember(job, verb)
             return recover_verb(verb, job) if job["id"] in self._recovered else verb.run()
-        if job["id"] in self._recovered:
-            return recover_apply(self._tools, job, targets)
+        return self._carry_out_apply(job, targets)
+
+    def _carry_out_apply(self, job: Mapping[str, Any], targets: frozenset[Target]) -> Outcome:
         work = sealed_work(self._tools, job["id"])
+        if job["id"] in self._recovered:
+            outcome = recover_apply(self._tools, job, targets)
+            if work is not None and not job["check"]:
+                server_pools.settle(self._tools, work, outcome)
+            return outcome
         if work is None:
             raise DriverError("its document is not there any more", object=f"job {job['id']}", remedy="Apply the document again")
         apply = ApplyRun(self._tools, job, work, targets)
         self._remember(job, apply)
-        return apply.run()
+        outcome = apply.run()
+        if not job["check"]:
+            server_pools.settle(self._tools, work, outcome)
+        return outcome
 
     def _remember(self, job: Mapping[str, Any], run: Run) -> None:
         """From now on the run can be cancelled, and it hears of a cancellation that came before."""

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
@@ -33,13 +34,14 @@ class Settings:
 
     `migration` is the URI of another server's libvirt with `{}` for its name; `state` holds what may be lost at a boot, `copies` what may not.
     `unsafe_migration`: libvirt does not see that the storage is shared (bind mounts), we know it. `untested_fencing`: VMs may be HA although no fence
-    device has passed a test.
+    device has passed a test. `hosts`: the names of servers that the manager calls otherwise than they call themselves.
     """
 
     records: str
     pool: str = ""
     start_policy: str = BEST
     untested_fencing: bool = False
+    hosts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     server: str = dataclasses.field(default_factory=lambda: os.uname().nodename)
     libvirt: str = "qemu:///system"
     migration: str = "qemu+tls://{}/system"

@@ -19,7 +19,7 @@ from .fence_tests import FenceTest, questions, recall
 from .libvirt_host import Settings, is_quorate
 from .ocf_door import SETTINGS, read_settings
 from .pacemaker import Pacemaker
-from .pool import STAY_OFF
+from .pool import STAY_OFF, HaVm
 from .pool_status import PoolStatus, read_status
 from .record_files import all_records, read_record, remove_record, write_record
 from .records import PoolRecord
@@ -138,9 +138,17 @@ class Membership:
         def configuration(cib: Any) -> Any:
             known = known_vms(cib) - set(dropped)
             vms, dummy = ha_vms([one for one in records if one.name not in dropped], known, _places(status, known), wanted)
-            return vm_configuration(cib, rules, vms, dropped)
+            return vm_configuration(cib, rules, [self._with_hosts(vm) for vm in vms], dropped)
 
         return self.pacemaker.change(configuration, f"server_pool {self.settings.pool}").changes
+
+    def _with_hosts(self, vm: HaVm) -> HaVm:
+        """The VM with the names that servers have for themselves, as Pacemaker knows them."""
+        return dataclasses.replace(vm, preferred_servers=tuple(map(self.host_of, vm.preferred_servers)))
+
+    def host_of(self, server: str) -> str:
+        """The name that a server has for itself, by that which the manager has for it."""
+        return self.settings.hosts.get(server, server)
 
     def close(self, closed: bool) -> None:
         """While this server is closed Pacemaker brings no further VM to it; those that are there stay."""
@@ -161,8 +169,9 @@ class Membership:
 
     def move(self, name: str, uuid: str, migration: Migration, patience: float) -> None:
         """Have Pacemaker migrate an HA VM live to another member, in that way; where it fails the VM runs on where it is."""
-        with migrating(self.settings.state, uuid, migration, patience):
-            pool_vms.move(name, migration.target, patience)
+        told = dataclasses.replace(migration, target=self.host_of(migration.target))
+        with migrating(self.settings.state, uuid, told, patience):
+            pool_vms.move(name, told.target, patience)
 
     @contextlib.contextmanager
     def ending(self, name: str, uuid: str, seconds: float) -> Iterator[None]:
