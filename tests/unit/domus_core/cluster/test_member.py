@@ -114,7 +114,8 @@ def test_a_member_is_made_and_the_second_time_nothing_is_done(room: Room) -> Non
     assert "servers" in room.apply(POOL)
     ((action, data),) = room.actions
     assert action == "realize" and data["applies"] is True
-    assert data["settings"] == {"lock_patience": 110.0, "records": f"{room.folder}/fs/records"}
+    settings = {"lock_patience": 110.0, "records": f"{room.folder}/fs/records", "hosts": {"srv1": OWN, "srv2": "h2"}}
+    assert data["settings"] == settings
     assert data["pool"]["devices"][0]["servers"] == {OWN: "4", "h2": "srv2"}, "a plug is the server's name in the document"
     assert data["secrets"] == {"bmc": {"password": "it's $HOME"}} and "vms" not in data["pool"]
     assert room.apply(POOL) == [] and len(room.actions) == 1
