@@ -52,6 +52,7 @@ class Agent:
         self.libvirt_tls = LibvirtTls(config, self.store)
         self.pool = PoolWatch(config.directory, config.state_directory, self.store.add_event)
         self.pool_upkeep = PoolUpkeep(self.connections, self._is_busy, lambda: self.ownership.notes)
+        self.pool.more = lambda: self.pool_upkeep.problems
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
         self.consoles = Consoles(config.uri)
         self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self._facts, self.statistics.take, self._revoke)

@@ -10,9 +10,9 @@ from typing import Any
 from .cib import DEVICE, VM
 
 ACTION, FENCE_DEVICE, FENCING, SERVER, BLOCKED, QUORUM = "action_failed", "fence_device_failed", "fencing_failed", "server_unclean", "vm_blocked", "quorum_lost"
-LINK, SILENT = "link_down", "pool_not_told"
+LINK, SILENT, UNLOCKED = "link_down", "pool_not_told", "vm_unlocked"
 # What a server knows of itself alone; all else every member sees, and one of them tells of it.
-ITS_OWN = frozenset({LINK, SILENT})
+ITS_OWN = frozenset({LINK, SILENT, UNLOCKED})
 _KEY = re.compile(r"(.+?)_(migrate_to|migrate_from|[a-z-]+)_\d+")
 CLEAR = "domus-agent pool clear"
 
@@ -66,6 +66,12 @@ def problems_of(root: Any) -> tuple[Problem, ...]:
     for problem in [*_quorum(root), *_failed_actions(root), *_fencing(root), *_unclean(root), *_blocked(root)]:
         found.setdefault(problem.key, problem)
     return tuple(found.values())
+
+
+def unlocked_vm(name: str, server: str) -> Problem:
+    """A VM runs whose disks nobody holds the locks of: virtlockd was ended with them, or came after the VM."""
+    text = f"VM {name} runs on {server} without the locks of its disks: nothing keeps another server from starting it, too"
+    return Problem(UNLOCKED, name, text, "Migrate or restart it: it has locks again; systemctl status virtlockd", server)
 
 
 def _quorum(root: Any) -> Iterator[Problem]:
