@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from domus_core.errors import Unreachable
 from domus_core.model.secrets import Secret
 from flask import Response
@@ -106,12 +109,20 @@ def evacuate_server(call: Call) -> Response:
 
 
 def adopt(call: Call) -> Response:
-    """Have VMs that are there already managed by Domus; answers the document that describes them."""
+    """Describe VMs that are there already: the document that, applied, has Domus manage them."""
     wanted = call.body(Adopt)
     server = servers.find(call.parts.store, call.path["id"])
     parameters = {"vms": None if wanted.vms is None else list(wanted.vms), "site": wanted.site or call.parts.config.site}
     with answered_by_agent():
-        return answer(call.parts.agents.call(server["id"], "adopt", parameters, timeout=ADOPTION_SECONDS))
+        adopted = call.parts.agents.call(server["id"], "adopt", parameters, timeout=ADOPTION_SECONDS)
+    return answer({**adopted, "document": _placed(adopted["document"], str(server["name"]))})
+
+
+def _placed(document: Mapping[str, Any], server: str) -> dict[str, Any]:
+    """The document with the server named that its objects are on: each is there, and nowhere else."""
+    sections = {"repositories": {"servers": [server]}, "vms": {"server": server}}
+    placed = {name: [{"name": one["name"], **sections[name], **one} for one in document[name]] for name in sections if name in document}
+    return {**document, **placed}
 
 
 def resync(call: Call) -> Response:

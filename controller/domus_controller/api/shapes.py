@@ -281,7 +281,11 @@ SHAPES: dict[str, Schema] = {
             )
         ),
     ),
-    "Adopted": {"type": "object", "description": "The document that describes what was adopted."},
+    "Adopted": shape(
+        "VMs that were there already.",
+        document={"type": "object", "description": "The site document that describes them; applied, it has Domus manage them."},
+        not_managed={"type": "object", "description": "By name of the VM, what of it no document can hold; that stays as it is."},
+    ),
     "Resync": {"type": "object", "description": "Up to which record everything will have been reported."},
     "Token": shape(
         "A token; `token` is shown once, when it is made.",

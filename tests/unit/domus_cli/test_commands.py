@@ -244,6 +244,8 @@ def test_adopting_prints_a_document(manager: FakeManager, domus: Domus) -> None:
     assert yaml.safe_load(said.out) == answer["document"]
     assert "vm old: devices/sound" in said.out
     assert manager.asked[0][2] == {"vms": ["old"], "site": "demo"}
+    domus("adopt", "--server", "s1")
+    assert manager.asked[1][2] == {"vms": None, "site": None}, "the manager knows its site"
 
 
 def test_a_server_is_shown_with_its_facts_and_its_agents_problem(manager: FakeManager, domus: Domus) -> None:

@@ -30,7 +30,7 @@ class FakeAgents:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.calls: list[tuple[Any, ...]] = []
-        self.answers: dict[str, Any] = {"adopt": {"site": "default", "vms": []}, "resync": {"mark": 7}}
+        self.answers: dict[str, Any] = {"adopt": {"document": {"site": "default", "vms": []}, "not_managed": {}}, "resync": {"mark": 7}}
         self.failure: DomusError | None = None
         self.consoles: dict[str, Any] = {}
         #: what `trust` is told, and what it tells a callback

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from domus_controller.store import events, servers, statistics
 from domus_core.errors import DriverError, Unreachable
+from domus_core.model.document import parse_document
 
 from tests.unit.domus_controller.api.fakes import OTHER_SERVER, SERVER, Manager, described
 from tests.unit.domus_controller.security.certificates import certificate_headers
@@ -79,9 +80,20 @@ def test_an_agent_hears_a_new_revocation_list_with_its_answer(manager: Manager) 
 
 
 def test_adopting_and_resyncing_ask_the_agent(manager: Manager) -> None:
-    assert manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": ["old"]}).json == {"site": "default", "vms": []}
+    assert manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": ["old"]}).json == {"document": {"site": "default", "vms": []}, "not_managed": {}}
     assert manager.call("POST", "/api/v1/servers/srv1/resync").json == {"mark": 7}
     assert manager.agents.calls == [(SERVER, "adopt", {"vms": ["old"], "site": "default"}), (SERVER, "resync", {})]
+
+
+def test_an_adopted_document_names_its_server_and_the_managers_site(manager: Manager) -> None:
+    found = {"site": "default", "repositories": [{"name": "images", "path": "/srv/images"}], "vms": [{"name": "old", "memory": "1GiB"}]}
+    manager.agents.answers["adopt"] = {"document": found, "not_managed": {"old": ["sound"]}}
+    answer = manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": None, "site": None}).json
+    assert manager.agents.calls == [(SERVER, "adopt", {"vms": None, "site": "default"})]
+    assert answer["not_managed"] == {"old": ["sound"]}
+    assert answer["document"]["repositories"] == [{"name": "images", "servers": ["srv1"], "path": "/srv/images"}]
+    assert answer["document"]["vms"] == [{"name": "old", "server": "srv1", "memory": "1GiB"}]
+    parse_document(answer["document"])
 
 
 def test_a_fault_on_a_server_is_not_called_one_of_the_manager(manager: Manager) -> None:
