@@ -45,7 +45,7 @@ class CommandLine(argparse.ArgumentParser):
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Carry one command out; the result is the exit code: 0 done, 1 failed, 64 the command line is wrong."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         command: Command = options.command
         config = load_config(options.config)
@@ -63,7 +63,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 130
 
 
-def _parser() -> CommandLine:
+def command_line() -> CommandLine:
+    """The command line of `domus-manager`."""
     parser = CommandLine(prog="domus-manager", description="Run and look after a Domus manager.")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DOMUS_MANAGER_CONFIG, else /etc/domus/manager.yml)")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

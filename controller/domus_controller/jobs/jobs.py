@@ -33,7 +33,7 @@ from .evacuation import EvacuationRun
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
 from .migrate_run import MigrateRun, check_migration
-from .moving_out import draw_up, refusal, require_permitted, resident
+from .moving_out import draw_up, refusal, require_permitted, resident, there_already
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
 from .planning import make_plan, planned_work
 from .queue import Entry, Queue
@@ -127,6 +127,9 @@ class Jobs:
     def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
+        if there["id"] == vm["server_id"]:
+            place = {"server": there["name"], "server_id": there["id"]}
+            return {**place, "possible": False, "plan": None, "errors": [there_already(vm, there).as_dict()]}
         told = check_migration(self._tools, vm, there["id"], options)
         try:
             require_permitted(self._tools, vm, there)
@@ -167,7 +170,7 @@ class Jobs:
             server, reason = str(chosen["server_id"]), reason or f"move to {chosen['server']}: {chosen['reason']}"
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
         if there["id"] == vm["server_id"]:
-            raise Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=there["name"])
+            raise there_already(vm, there)
         require_permitted(self._tools, vm, there)
         parse_migration(dict(options))
         site = vm["site"] or self._tools.config.site

@@ -78,6 +78,11 @@ def require_permitted(tools: Tools, vm: Mapping[str, Any], server: Mapping[str, 
         raise Conflict(f"may not go to {server['name']}: {reason}", object=f"vm {vm['name']}", field="server", value=server["name"], remedy=remedy)
 
 
+def there_already(vm: Mapping[str, Any], server: Mapping[str, Any]) -> Conflict:
+    """What is said when a VM (its item) is to move to the server (its item) that it is on."""
+    return Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=server["name"], remedy="Name another server, or none")
+
+
 def refusal(moves: Iterable[Mapping[str, Any]]) -> Optional[DomusError]:
     """Why not all can move; None when they can."""
     errors = [error_from_dict(move["errors"][0]).located(f"vm {move['vm']}") for move in moves if not move["possible"]]

@@ -292,6 +292,8 @@ def test_events_are_watched(manager: FakeManager, domus: Domus) -> None:
     event = {"at": "2026-11-22T10:00:00Z", "severity": "info", "kind": "vm.started", "server": "s1", "object": {"kind": "vm", "key": "web1"}}
     manager.events = [("1", "event", json.dumps(event))]
     assert "vm.started  s1  vm web1" in domus("event", "watch").out
+    domus("event", "watch", "--kind", "vm.*", "--object", "web1")
+    assert manager.asked[-1][3] == {"last_event_id": None, "kind": "vm.*", "object": "web1"}
 
 
 @pytest.mark.parametrize(("error", "code"), [(Conflict("no"), 1), (Unreachable("away"), 3), (Unauthorized("who"), 3)])
@@ -361,3 +363,12 @@ def test_what_if_a_server_dies(manager: FakeManager, domus: Domus) -> None:
     manager.answers["GET", "/api/v1/servers/s1/loss"] = {"server": "s1", "possible": False, "moves": moves}
     said = domus("server", "what-if", "s1")
     assert said.code == 1 and "no server can take it" in said.out
+
+
+def test_a_flag_of_one_document_is_no_column(manager: FakeManager, domus: Domus) -> None:
+    found = {"name": "main", "count": 2, "states": {"available": 2}, "spec": {"name": "main", "path": "/srv/main"}}
+    manager.answers["GET", "/api/v1/site/repositories"] = {"items": [found]}
+    manager.answers["GET", "/api/v1/repositories"] = {"items": [{**found, "server": "s1", "state": "available"}]}
+    for words in (("repository", "list"), ("repository", "list", "--server", "s1")):
+        heading = domus(*words).out.splitlines()[0]
+        assert "PATH" in heading and "UNMOUNT" not in heading

@@ -226,6 +226,14 @@ def test_a_server_that_is_named_is_still_bound_by_its_rules(room: Room, movers: 
     assert room.ended(room.jobs.migrate("a", "srv3", {}, by="ann"))["state"] == "succeeded", "who names a server answers for its room"
 
 
+def test_a_vm_that_is_to_move_to_where_it_is_is_told_so(room: Room, movers: Movers) -> None:
+    add(room, "a", "srv1")
+    told = room.jobs.check_migration("a", "srv1", {})
+    assert not told["possible"] and [error["message"] for error in told["errors"]] == ["is on this server already"]
+    with pytest.raises(Conflict, match="is on this server already"):
+        room.jobs.migrate("a", "srv1", {}, by="ann")
+
+
 def test_a_move_that_was_begun_before_the_manager_was_killed_is_not_begun_again(room: Room, movers: Movers) -> None:
     """The job may still be queued in the store: what the agent was told would differ the second time, and be refused."""
     add(room, "a", "srv1")
