@@ -17,7 +17,7 @@ from domus_controller.__main__ import command_line
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("plugins", "agent", "controller") for path in sorted((ROOT / folder).rglob("*.py"))]
-TEXTS = [path for folder in ("docs", "roles", "playbooks", "examples") for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".md", ".yml", ".yaml")]
+TEXTS = [path for folder in ("docs", "roles", "playbooks", "examples") for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".md", ".yml")]
 NAMED = re.compile(r"(?<![\w./@:-])(domus|domus-agent|domus-manager) ((?:-{0,2}[a-z][a-z-]*(?:[ ]|\b))+)")
 # In a text a command is what is typed: in a line of a code block, or between backticks.
 TYPED = re.compile(r"`([^`\n]+)`|^(?:\s*[-|]?\s*(?:sudo )?)((?:domus|domus-agent|domus-manager) [a-z].*)$", re.MULTILINE)
@@ -104,7 +104,13 @@ def test_a_command_that_does_not_exist_is_found(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["domus-agent status, on the server", "To see it: domus job show 17", "domus server add NAME ADDRESS --replace", "domus-agent pool fence-test", "domus.virt.apply"],
+    [
+        "domus-agent status, on the server",
+        "To see it: domus job show 17",
+        "domus server add NAME ADDRESS --replace",
+        "domus-agent pool fence-test",
+        "domus.virt.apply",
+    ],
 )
 def test_a_command_that_exists_is_let_pass(text: str) -> None:
     assert not list(wrong(text))

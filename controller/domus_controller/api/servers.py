@@ -120,7 +120,7 @@ def adopt(call: Call) -> Response:
 
 def _placed(document: Mapping[str, Any], server: str) -> dict[str, Any]:
     """The document with the server named that its objects are on: each is there, and nowhere else."""
-    sections = {"repositories": {"servers": [server]}, "vms": {"server": server}}
+    sections: dict[str, dict[str, Any]] = {"repositories": {"servers": [server]}, "vms": {"server": server}}
     placed = {name: [{"name": one["name"], **sections[name], **one} for one in document[name]] for name in sections if name in document}
     return {**document, **placed}
 

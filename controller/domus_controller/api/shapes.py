@@ -69,6 +69,7 @@ SHAPES: dict[str, Schema] = {
         field=TEXT,
         value=ANYTHING,
         remedy=TEXT,
+        server={**TEXT, "description": "Name of the server where it happened."},
         errors=list_of({"type": "object"}),
     ),
     "Health": shape(

@@ -102,7 +102,7 @@ def _check_state(vm: MovingVm, to: Destination, options: MigrationSpec) -> Itera
 def _check_there(vm: MovingVm, to: Destination, options: MigrationSpec) -> Iterator[DomusError]:
     if to.vm is not None:
         yield Conflict(
-            f"another VM has its name or UUID there: {to.vm}", field="server", value=to.name, remedy="Delete the one that is not wanted, or choose another server"
+            f"another VM has its name or UUID there: {to.vm}", field="server", value=to.name, remedy="Delete the one that is not wanted, or choose another"
         )
     if to.reserved is not None:
         yield Busy("is being moved there by somebody else", field="server", value=to.reserved, remedy="Wait for that to end")
