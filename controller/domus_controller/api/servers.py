@@ -89,11 +89,12 @@ def set_maintenance(call: Call) -> Response:
     wanted = call.body(Maintenance)
     server = servers.find(call.parts.store, call.path["id"])
     evacuates, by = bool(wanted.evacuate and wanted.enabled), call.principal.name
-    if evacuates and (refused := refusal(call.parts.jobs.plan_evacuation(server, {})["moves"])) is not None:
+    options, stopped = {"copy_storage": True} if wanted.copy_storage else {}, bool(wanted.stopped)
+    if evacuates and (refused := refusal(call.parts.jobs.plan_evacuation(server, options, stopped=stopped)["moves"])) is not None:
         raise refused
     server_states.set_maintenance(call.parts.store, server["id"], wanted.enabled, wanted.reason or "", by)
     if evacuates:
-        return job_answer(call, evacuate(call.parts.jobs, server, by=by, reason=wanted.reason or ""))
+        return job_answer(call, evacuate(call.parts.jobs, server, by=by, reason=wanted.reason or "", options=options, stopped=stopped))
     return answer(servers.find(call.parts.store, server["id"]))
 
 
@@ -101,11 +102,12 @@ def evacuate_server(call: Call) -> Response:
     """Start moving the VMs of a server to others; with `check`, only say where each would go and why."""
     wanted = call.body(Evacuate) if call.has_body else Evacuate()
     server = servers.find(call.parts.store, call.path["id"])
-    options = {name: value for name, value in options_of(wanted).items() if name != "at_once"}
+    options = {name: value for name, value in options_of(wanted).items() if name not in ("at_once", "stopped")}
+    stopped = bool(wanted.stopped)
     if call.query["check"]:
-        return answer(call.parts.jobs.plan_evacuation(server, options))
-    reason = call.query["reason"] or ""
-    return job_answer(call, evacuate(call.parts.jobs, server, by=call.principal.name, reason=reason, options=options, at_once=wanted.at_once))
+        return answer(call.parts.jobs.plan_evacuation(server, options, stopped=stopped))
+    told: dict[str, Any] = {"by": call.principal.name, "reason": call.query["reason"] or "", "at_once": wanted.at_once, "stopped": stopped}
+    return job_answer(call, evacuate(call.parts.jobs, server, options=options, **told))
 
 
 def adopt(call: Call) -> Response:

@@ -238,6 +238,7 @@ SHAPES: dict[str, Schema] = {
                 errors=list_of({"type": "object"}),
             )
         ),
+        staying=list_of(shape("A VM that stays, and why.", "vm reason", vm=TEXT, id=TEXT, state=MAYBE_TEXT, reason=TEXT)),
     ),
     "JobOrCheck": {"anyOf": [reference("Job"), reference("MigrationCheck")]},
     "MigrationCheck": shape(

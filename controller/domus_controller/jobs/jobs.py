@@ -143,9 +143,9 @@ class Jobs:
         vm = objects.find(self._store, "vm", vm_id)
         return draw_up(self._tools, str(vm["server_id"]), [resident(vm)], options)[0]
 
-    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any], *, stopped: bool = False) -> dict[str, Any]:
         """Where the VMs of a server (its item) would go; nothing is changed. Raises Refused."""
-        return evacuations.plan(self._tools, server, options)
+        return evacuations.plan(self._tools, server, options, stopped=stopped)
 
     def queue_evacuation(self, job: Mapping[str, Any]) -> Job:
         """Queue an evacuation that is planned; of one server there is one at a time."""
@@ -202,6 +202,7 @@ class Jobs:
             return self.migrate(options["vm"], options["server"], options["migration"], by=by, relaunch_of=job_id)
         if job["kind"] == jobs.EVACUATE:
             server, how = servers.find(self._store, options["server"]), {"options": options["migration"], "at_once": options["at_once"]}
+            how["stopped"] = bool(options.get("stopped"))
             return evacuations.evacuate(self, server, by=by, reason=job["reason"], relaunch_of=job_id, **how)
         if options.get("verb"):
             return self.verb(options["vm"], options["verb"], by=by, force=options["force"], timeout=options["timeout"], relaunch_of=job_id)

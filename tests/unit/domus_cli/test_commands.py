@@ -281,6 +281,20 @@ def test_a_server_is_taken_out_of_use_and_back(manager: FakeManager, domus: Domu
     assert domus("server", "maintenance", "s1", "off", "--evacuate").code == 64
 
 
+def test_who_takes_a_server_out_of_use_sees_first_what_moves_and_what_stays(manager: FakeManager, domus: Domus) -> None:
+    move = {"vm": "web1", "server": "s2", "possible": True, "reason": "least full", "errors": []}
+    stays = {"vm": "db1", "reason": "is suspended: what it saved lies on this server"}
+    manager.answers["POST", "/api/v1/servers/s1/evacuate?check=true"] = {"server": "s1", "possible": True, "moves": [move], "staying": [stays]}
+    manager.answers["PUT", "/api/v1/servers/s1/maintenance"] = {"name": "s1", "maintenance": True}
+    words = ("server", "maintenance", "s1", "on", "--evacuate", "--copy-storage", "--stopped")
+    out = domus(*words).out
+    assert out.index("least full") < out.index("vm db1 stays: is suspended") < out.index("s1 is in maintenance")
+    chosen = {"copy_storage": True, "stopped": True}
+    assert [asked[2] for asked in manager.asked] == [chosen, {"enabled": True, "evacuate": True, "reason": None, **chosen}]
+    assert domus("server", "maintenance", "s1", "on", "--copy-storage").code == 64
+    assert "vm db1 stays" in domus("server", "evacuate", "s1", "--check", "--stopped").out and manager.asked[-1][2] == {"stopped": True}
+
+
 def test_a_server_is_added_with_a_secret_from_a_file(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("aa:bb\n")
     manager.answers["POST", "/api/v1/servers"] = {"id": "x", "name": "s1", "state": "unknown"}

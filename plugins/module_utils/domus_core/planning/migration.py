@@ -195,6 +195,13 @@ def _check_copying(disk: MovingDisk, there: RepositoryThere, field: str, vm: Mov
             value=disk.repository,
             remedy="Is it mounted on both servers? If it is not shared, say so: shared: false",
         )
+    elif vm.state == "stopped":
+        yield Unsupported(
+            "lies on storage of the source's own, and the disks of a stopped VM are not copied",
+            field=field,
+            value=disk.place,
+            remedy="Start it, and move it while it runs (--copy-storage), or use shared storage",
+        )
     elif not options.copy_storage:
         yield Conflict(
             "lies on storage of the source's own",
@@ -202,8 +209,6 @@ def _check_copying(disk: MovingDisk, there: RepositoryThere, field: str, vm: Mov
             value=disk.place,
             remedy="Copy it along: --copy-storage (copy_storage: true), or use shared storage",
         )
-    elif vm.state == "stopped":
-        yield Unsupported("the disks of a stopped VM are not copied", field=field, value=disk.place, remedy="Start it, and move it while it runs")
     elif there.adopted:
         yield Unsupported(
             "in its repository at the destination nothing is made: it is adopted", field=field, value=disk.repository, remedy="Use shared storage"

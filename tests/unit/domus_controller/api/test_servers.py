@@ -79,6 +79,18 @@ def test_an_agent_hears_a_new_revocation_list_with_its_answer(manager: Manager) 
     assert manager.agents.heard == [{"serial": "ab", "crl": 1}, None]
 
 
+def test_an_evacuation_moves_what_it_is_told_to(manager: Manager) -> None:
+    chosen = {"copy_storage": True, "stopped": True}
+    maintained = manager.call("PUT", "/api/v1/servers/srv1/maintenance", json={"enabled": True, "evacuate": True, **chosen})
+    assert maintained.status_code == 202 and manager.get("/api/v1/servers/srv1")["maintenance"] is True
+    assert manager.jobs.evacuations[-1] == {"migration": {"copy_storage": True}, "at_once": 2, "stopped": True}
+    assert manager.call("POST", "/api/v1/servers/srv2/evacuate", json={**chosen, "at_once": 3}).status_code == 202
+    assert manager.jobs.evacuations[-1] == {"migration": {"copy_storage": True}, "at_once": 3, "stopped": True}
+    manager.call("POST", "/api/v1/servers/srv2/evacuate?check=true", json=chosen)
+    manager.call("POST", "/api/v1/servers/srv2/evacuate?check=true")
+    assert manager.jobs.evacuations[-2:] == [({"copy_storage": True}, True), ({}, False)]
+
+
 def test_adopting_and_resyncing_ask_the_agent(manager: Manager) -> None:
     assert manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": ["old"]}).json == {"document": {"site": "default", "vms": []}, "not_managed": {}}
     assert manager.call("POST", "/api/v1/servers/srv1/resync").json == {"mark": 7}
