@@ -141,6 +141,8 @@ def verb(config: AgentConfig, options: argparse.Namespace) -> int:
             try:
                 _report_forced(config, DEFAULT_SITE, _foreseen(driver, vm, options))
                 result = carry_out_verb(driver, vm, options.command, site=DEFAULT_SITE, force=options.force, timeout=options.timeout)
+                if result.note:
+                    remark(f"vm {result.key} {result.note}")
                 if result.error is not None:
                     raise result.error
                 rows.append({"name": result.key, "changed": result.changed, "state": result.found.state.state if result.found else None})

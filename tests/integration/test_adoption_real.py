@@ -12,6 +12,7 @@ from domus_core.errors import Conflict, NotFound
 from domus_core.libvirt_driver.adoption import adopt, flatten
 from domus_core.libvirt_driver.xml_fields import parse
 from domus_core.model.document import parse_document
+from domus_core.verbs import carry_out_verb
 
 from tests.integration.server_under_test import INACTIVE, LAN, ServerUnderTest
 
@@ -152,6 +153,21 @@ def test_a_running_vm_is_taken_charge_of_and_goes_on(furnished: ServerUnderTest)
     furnished.apply(vms=written["vms"])
     found = furnished.found("old")
     assert domain.ID() == number and (found.state.managed, found.state.state, found.recorded.state) == (True, "running", "running")
+    furnished.clear()
+
+
+def test_a_verb_is_done_to_a_vm_that_is_not_managed_and_writes_nothing(furnished: ServerUnderTest) -> None:
+    text, dummy = SHAPES["minimal"]
+    furnished.connection.defineXML(text.replace("NAME", furnished.name("old")))
+    before = all_of(furnished)[1]
+    for verb, state in (("start", "running"), ("suspend", "suspended"), ("start", "running"), ("kill", "stopped")):
+        done = carry_out_verb(furnished.driver, furnished.name("old"), verb, site="paris")
+        assert done.error is None and done.found is not None and done.found.state.state == state
+        assert "not managed by Domus" in done.note and done.as_dict()["note"] == done.note
+        assert all_of(furnished)[1] == before and not furnished.found("old").state.managed
+    furnished.apply(vms=[{"name": furnished.name("old"), "adopted": True}])
+    done = carry_out_verb(furnished.driver, furnished.name("old"), "start", site="paris")
+    assert "note" not in done.as_dict() and furnished.found("old").recorded.state == "running"
     furnished.clear()
 
 

@@ -214,6 +214,12 @@ def test_a_broken_stream_is_taken_up_where_it_broke(manager: FakeManager, domus:
     assert [asked[3]["last_event_id"] for asked in manager.asked if asked[0] == "STREAM"] == [None, "7"]
 
 
+def test_what_should_be_known_of_a_vm_besides_is_said(manager: FakeManager, domus: Domus) -> None:
+    done = {"kind": "vm", "name": "old", "changed": True, "actions": ["start"], "changes": [], "note": "is not managed by Domus"}
+    manager.answers["POST", "/api/v1/vms/old/start"] = ended(result={"objects": [done]})
+    assert "vm old is not managed by Domus" in domus("vm", "start", "old").out
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_job_that_did_not_succeed_is_a_failure(manager: FakeManager, domus: Domus, state: str) -> None:
     error = {"code": "conflict", "message": "is in use", "object": "vm web1", "remedy": "Stop it"}
