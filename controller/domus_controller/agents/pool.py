@@ -117,6 +117,11 @@ class Agents:
             raise Unreachable("another server answers there", object=label, value=", ".join(names), remedy="Is the server's address right?")
         return client
 
+    def authority_changed(self) -> None:
+        """Another authority signs from now on: our own certificate is to be of it at once, and agents' of either are believed."""
+        with self._lock:
+            self._certificate = self._context = None
+
     def _client(self, server_id: str) -> tuple[AgentClient, str]:
         """The client of a server, and the name of that."""
         server = servers.find(self._store, server_id)
