@@ -82,6 +82,7 @@ def test_a_certificate_ends_with_its_authority_and_is_then_renewed_by_the_next(a
 @pytest.mark.parametrize("done", range(4))
 def test_a_promotion_that_was_broken_off_is_completed(aged: Aged, tmp_path: Path, done: int) -> None:
     """After each of its steps: nothing, the one before kept, the key in place, all."""
+    aged.now += LONG - 100 * DAY
     (first,) = serials(aged)
     aged.prepare(SERVERS)
     second = serials(aged)[1]
@@ -94,7 +95,9 @@ def test_a_promotion_that_was_broken_off_is_completed(aged: Aged, tmp_path: Path
         os.replace(directory / "servers.next.key", directory / "servers.key")
     signer = second if done > 1 else first
     assert {first, second} == set(serials(aged)), "nobody is locked out meanwhile"
-    assert [one.partition(":")[2] for one in aged.signs()] == [signer], "key and certificate belong together"
+    assert [one.partition(":")[2] for one in aged.signs()] == [signer]
+    good_for = expires_at(aged.issue_server(request()[0], SERVER).pem) - aged.now
+    assert good_for == pytest.approx((365 if done > 1 else 100) * DAY, abs=DAY), "key and certificate belong together"
     again = Authority(directory, lambda: aged.now)
     again.ensure()
     assert set(serials(again)) == {first, second} and serials(again)[0] == signer
