@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BEGIN_SECONDS = 365 * DAY
 LOOK_SECONDS = 3600.0
 TELL_SECONDS, TELL_AT_ONCE, AGAIN_SECONDS = 10.0, 32, 1.0
+EXPORT = "Export the keys again, an older file lacks this authority: domus-manager authority export FILE"
 logger = logging.getLogger(__name__)
 
 # Kind, severity, data
@@ -53,7 +54,7 @@ class Authorities:
             if self._authority.coming(name) is None and self._authority.expires_at(name) - now < BEGIN_SECONDS:
                 self._authority.prepare(name)
                 logger.info("authority %s will be followed by another", name)
-                self._tell("authority.renewal_begun", "info", {"authority": name})
+                self._tell("authority.renewal_begun", "info", {"authority": name, "remedy": EXPORT})
             if self._authority.coming(name) is not None:
                 self._go_on(name, now)
             succession.forget_ended(self._authority.directory, name, now)
@@ -71,7 +72,7 @@ class Authorities:
         self._authority.promote(name)
         self._agents.authority_changed()
         logger.info("authority %s was followed by another", name)
-        self._tell("authority.renewed", "info", {"authority": name})
+        self._tell("authority.renewed", "info", {"authority": name, "remedy": EXPORT})
 
     def _not_believing(self) -> dict[str, str]:
         """Tell all servers that do not know it yet; return why some do not believe it, by name. One whose certificate is revoked need not."""
