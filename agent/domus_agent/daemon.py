@@ -48,7 +48,9 @@ class Agent:
         self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
         self.migrations = Migrations(config, self.store, self.connections, self.operations, lambda: self.ownership.server_id)
         self.observer = Observer(config, self.store, self.ownership.server_id, self._is_busy)
-        self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
+        statistics = Statistics(config.uri, config.state_directory)
+        statistics.resized = self.observer.resized
+        self.statistics = LatestStatistics(statistics.collect, config.statistics)
         self.libvirt_tls = LibvirtTls(config, self.store)
         self.pool = PoolWatch(config.directory, config.state_directory, self.store.add_event)
         self.pool_upkeep = PoolUpkeep(self.connections, self._is_busy, lambda: self.ownership.notes)

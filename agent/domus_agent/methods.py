@@ -113,6 +113,9 @@ class Methods:
     def _readdress(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._ownership.readdress(**parameters)
 
+    def _believe(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._ownership.believe(parameters["authority"])
+
     def _remember(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         self._ownership.remember(parameters["notes"])
         return {}
@@ -256,6 +259,7 @@ METHODS: dict[str, Method] = {
     "renew": Method(Methods._renew, parameters={"certificate": _MAYBE_TEXT, "libvirt": _PAPERS}),
     "revoke_libvirt": Method(Methods._revoke_libvirt, parameters={"crl": _TEXT, "gone": Parameter((list,), [])}),
     "readdress": Method(Methods._readdress, parameters={"url": _TEXT, "callback_authority": _TEXT}),
+    "believe": Method(Methods._believe, parameters={"authority": _TEXT}),
     "remember": Method(Methods._remember, parameters={"notes": Parameter((dict,))}),
     "release": Method(Methods._release),
     "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),

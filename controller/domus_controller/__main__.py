@@ -21,7 +21,7 @@ from .config import ManagerConfig, load_config
 from .rebuild_places import TITLE as REBUILD_TITLE
 from .rebuild_places import add_arguments as add_rebuild_arguments
 from .rebuild_places import places_of
-from .web_certificate import web_names
+from .web_certificate import CALLERS, web_names, write_callers
 
 ADMINISTRATOR = "admin"
 DAY = 86400.0
@@ -45,7 +45,7 @@ class CommandLine(argparse.ArgumentParser):
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Carry one command out; the result is the exit code: 0 done, 1 failed, 64 the command line is wrong."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         command: Command = options.command
         config = load_config(options.config)
@@ -63,7 +63,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 130
 
 
-def _parser() -> CommandLine:
+def command_line() -> CommandLine:
+    """The command line of `domus-manager`."""
     parser = CommandLine(prog="domus-manager", description="Run and look after a Domus manager.")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DOMUS_MANAGER_CONFIG, else /etc/domus/manager.yml)")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -370,7 +371,7 @@ def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
     authority = Authority(config.directory)
     certificate, key = authority.issue_web(web_names(config))
     owner = pwd.getpwuid(config.directory.stat().st_uid)
-    authorities, path = config.run_directory / "client-authorities.pem", config.run_directory / "nginx.conf"
+    authorities, path = config.run_directory / CALLERS, config.run_directory / "nginx.conf"
     web = WebServer(
         address=config.web_address,
         port=config.web_port,
@@ -383,7 +384,7 @@ def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
     )
     try:
         config.run_directory.mkdir(parents=True, exist_ok=True)
-        authorities.write_text(authority.servers_ca_pem + authority.people_ca_pem, encoding="ascii")
+        write_callers(authority, config)
         path.write_text(nginx_configuration(web), encoding="utf-8")
     except OSError as error:
         raise Conflict(f"can not be written: {error.strerror}", object=f"file {error.filename}", remedy="Run it as root, or as the manager's account") from None

@@ -68,6 +68,8 @@ SERVER_MODULES: dict[str, dict[str, Any]] = {
         "name": {"type": "str", "required": True},
         "enabled": {"type": "bool", "default": True},
         "evacuate": {"type": "bool", "default": False},
+        "copy_storage": {"type": "bool", "default": False},
+        "stopped": {"type": "bool", "default": False},
         "reason": {"type": "str"},
         "wait_timeout": {"type": "int", "default": 3600},
     },

@@ -14,6 +14,7 @@ ROLES = ("viewer", "operator", "administrator")
 USER_NAME = Text(64, pattern=r"[A-Za-z0-9][A-Za-z0-9@._-]*", noun="a user's name")
 PASSWORD = SecretText(1000, pattern=r".{12,}", noun="a password of at least 12 characters")
 POOL = Text(63, pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", noun="a pool's name")
+STOPPED_TOO = "Move stopped VMs, too, where their disks can be reached from another server; those that can not move stay, and are named."
 ADDRESS = Text(253, pattern=r"[A-Za-z0-9.:-]+", noun="a host name or IP address")
 
 
@@ -61,6 +62,8 @@ class Maintenance:
 
     enabled: bool = attribute(Flag(), "true: no VM is placed on it or moved to it.", required=True, example=True)
     evacuate: bool | None = attribute(Flag(), "Move its VMs to other servers.", default=False, example=False)
+    copy_storage: bool | None = attribute(Flag(), "With `evacuate`: copy the disks that lie on storage of the server's own.", default=False, example=False)
+    stopped: bool | None = attribute(Flag(), STOPPED_TOO, default=False, example=False)
     reason: str | None = attribute(Text(1000), "Why; shown with the server.", example="new memory")
 
 
@@ -91,6 +94,7 @@ class Migrate(MigrationSpec):
 class Evacuate(MigrationSpec):
     """Move the VMs of a server that run to other servers."""
 
+    stopped: bool | None = attribute(Flag(), STOPPED_TOO, default=False, example=False)
     at_once: int | None = attribute(Integer(1, 64), "How many move at the same time.", default=2, example=4)
 
 

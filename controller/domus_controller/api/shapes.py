@@ -69,6 +69,7 @@ SHAPES: dict[str, Schema] = {
         field=TEXT,
         value=ANYTHING,
         remedy=TEXT,
+        server={**TEXT, "description": "Name of the server where it happened."},
         errors=list_of({"type": "object"}),
     ),
     "Health": shape(
@@ -237,6 +238,7 @@ SHAPES: dict[str, Schema] = {
                 errors=list_of({"type": "object"}),
             )
         ),
+        staying=list_of(shape("A VM that stays, and why.", "vm reason", vm=TEXT, id=TEXT, state=MAYBE_TEXT, reason=TEXT)),
     ),
     "JobOrCheck": {"anyOf": [reference("Job"), reference("MigrationCheck")]},
     "MigrationCheck": shape(
@@ -281,7 +283,11 @@ SHAPES: dict[str, Schema] = {
             )
         ),
     ),
-    "Adopted": {"type": "object", "description": "The document that describes what was adopted."},
+    "Adopted": shape(
+        "VMs that were there already.",
+        document={"type": "object", "description": "The site document that describes them; applied, it has Domus manage them."},
+        not_managed={"type": "object", "description": "By name of the VM, what of it no document can hold; that stays as it is."},
+    ),
     "Resync": {"type": "object", "description": "Up to which record everything will have been reported."},
     "Token": shape(
         "A token; `token` is shown once, when it is made.",

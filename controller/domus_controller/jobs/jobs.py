@@ -35,7 +35,7 @@ from .evacuation import EvacuationRun
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
 from .migrate_run import MigrateRun, check_migration
-from .moving_out import draw_up, refusal, require_permitted, resident
+from .moving_out import draw_up, refusal, require_permitted, resident, there_already
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
 from .planning import make_plan, planned_work
 from .queue import Entry, Queue
@@ -137,6 +137,9 @@ class Jobs:
     def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
+        if there["id"] == vm["server_id"]:
+            place = {"server": there["name"], "server_id": there["id"]}
+            return {**place, "possible": False, "plan": None, "errors": [there_already(vm, there).as_dict()]}
         told = check_migration(self._tools, vm, there["id"], options)
         try:
             require_permitted(self._tools, vm, there)
@@ -150,9 +153,9 @@ class Jobs:
         vm = objects.find(self._store, "vm", vm_id)
         return draw_up(self._tools, str(vm["server_id"]), [resident(vm)], options)[0]
 
-    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any], *, stopped: bool = False) -> dict[str, Any]:
         """Where the VMs of a server (its item) would go; nothing is changed. Raises Refused."""
-        return evacuations.plan(self._tools, server, options)
+        return evacuations.plan(self._tools, server, options, stopped=stopped)
 
     def queue_evacuation(self, job: Mapping[str, Any]) -> Job:
         """Queue an evacuation that is planned; of one server there is one at a time."""
@@ -177,7 +180,7 @@ class Jobs:
             server, reason = str(chosen["server_id"]), reason or f"move to {chosen['server']}: {chosen['reason']}"
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
         if there["id"] == vm["server_id"]:
-            raise Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=there["name"])
+            raise there_already(vm, there)
         require_permitted(self._tools, vm, there)
         parse_migration(dict(options))
         site = vm["site"] or self._tools.config.site
@@ -209,6 +212,7 @@ class Jobs:
             return self.migrate(options["vm"], options["server"], options["migration"], by=by, relaunch_of=job_id)
         if job["kind"] == jobs.EVACUATE:
             server, how = servers.find(self._store, options["server"]), {"options": options["migration"], "at_once": options["at_once"]}
+            how["stopped"] = bool(options.get("stopped"))
             return evacuations.evacuate(self, server, by=by, reason=job["reason"], relaunch_of=job_id, **how)
         if options.get("verb"):
             return self.verb(options["vm"], options["verb"], by=by, force=options["force"], timeout=options["timeout"], relaunch_of=job_id)

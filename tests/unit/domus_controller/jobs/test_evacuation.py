@@ -200,6 +200,47 @@ def test_it_is_taken_up_again_after_a_restart(room: Room, movers: Movers) -> Non
     assert there(room, "srv1") == set() and len(movers.begun) == 3, "none moved twice"
 
 
+def reasons(staying: list[dict[str, Any]]) -> dict[str, str]:
+    return {one["vm"]: one["reason"] for one in staying}
+
+
+def test_what_does_not_run_stays_and_is_named_unless_it_is_asked_for(room: Room, movers: Movers) -> None:
+    for name, state in (("a", "running"), ("off", "stopped"), ("bound", "stopped"), ("saved", "suspended")):
+        add(room, name, "srv1", state=state)
+    movers.bad.update({("bound", "srv2"), ("bound", "srv3")})
+    shown = room.jobs.plan_evacuation(item(room), {})
+    assert shown["possible"] and [move["vm"] for move in shown["moves"]] == ["a"]
+    assert all("--stopped" in reasons(shown["staying"])[name] for name in ("off", "bound")) and "is suspended" in reasons(shown["staying"])["saved"]
+    shown = room.jobs.plan_evacuation(item(room), {}, stopped=True)
+    assert shown["possible"] and [move["vm"] for move in shown["moves"]] == ["a", "off"]
+    assert "virtualization: the destination can not run this type of VM" in reasons(shown["staying"])["bound"]
+    ended = room.ended(evacuate(room.jobs, item(room), by="ann", stopped=True))
+    assert (ended["state"], ended["error"]) == ("succeeded", None) and there(room, "srv1") == {"bound", "saved"}
+    assert reasons(ended["result"]["staying"]).keys() == {"bound", "saved"}
+    lines = [event["data"].get("line", "") for event in jobs.events(room.store, ended["id"], 0)]
+    assert any(line.startswith("vm bound stays: is stopped, and can not move: ") for line in lines)
+
+
+def test_what_is_stopped_takes_no_room_from_what_runs(room: Room, movers: Movers) -> None:
+    add(room, "large", "srv1", 6000, state="stopped")
+    add(room, "small", "srv1", 3000)
+    for server in ("srv2", "srv3"):
+        add(room, f"there-{server}", server, 1000)
+    server_states.set_maintenance(room.store, room.servers["srv3"], True, "", "ann")
+    shown = room.jobs.plan_evacuation(item(room), {}, stopped=True)
+    assert shown["possible"] and [move["vm"] for move in shown["moves"]] == ["small"]
+    assert "no server can take it" in reasons(shown["staying"])["large"]
+
+
+def test_a_stopped_vm_whose_move_fails_fails_the_evacuation(room: Room, movers: Movers) -> None:
+    add(room, "off", "srv1", state="stopped")
+    movers.fails.add("off")
+    ended = room.ended(evacuate(room.jobs, item(room), by="ann", stopped=True))
+    assert (ended["state"], ended["error"]["message"], ended["result"]["staying"]) == ("failed", "broke off", [])
+    again = room.ended(room.jobs.relaunch(ended["id"], by="ann"))
+    assert jobs.details(room.store, again["id"])["options"]["stopped"] is True, "it is done as it was asked for"
+
+
 def test_a_vm_for_which_no_server_is_named_goes_where_there_is_room(room: Room, movers: Movers) -> None:
     add(room, "a", "srv1")
     add(room, "full", "srv2", 7000)
@@ -224,6 +265,14 @@ def test_a_server_that_is_named_is_still_bound_by_its_rules(room: Room, movers: 
     assert not told["possible"] and told["plan"] is None and "maintenance" in told["errors"][0]["message"]
     server_states.set_maintenance(room.store, room.servers["srv3"], False, "", "ann")
     assert room.ended(room.jobs.migrate("a", "srv3", {}, by="ann"))["state"] == "succeeded", "who names a server answers for its room"
+
+
+def test_a_vm_that_is_to_move_to_where_it_is_is_told_so(room: Room, movers: Movers) -> None:
+    add(room, "a", "srv1")
+    told = room.jobs.check_migration("a", "srv1", {})
+    assert not told["possible"] and [error["message"] for error in told["errors"]] == ["is on this server already"]
+    with pytest.raises(Conflict, match="is on this server already"):
+        room.jobs.migrate("a", "srv1", {}, by="ann")
 
 
 def test_a_move_that_was_begun_before_the_manager_was_killed_is_not_begun_again(room: Room, movers: Movers) -> None:
