@@ -46,7 +46,7 @@ class Pools:
 
     def vm_process(self) -> tuple[str, str]:
         """The process of the VM, and since when it runs."""
-        told = self.hosts[0].run("sh", "-c", "ps -o pid=,lstart= -p $(pgrep -f 'guest=plain')").split(maxsplit=1)
+        told = self.hosts[0].run("sh", "-c", "ps -o pid=,lstart= -p $(pgrep -f '[g]uest=plain')").split(maxsplit=1)
         return told[0], told[1].strip()
 
     def pool(self, hosts: Sequence[Host], **more: Any) -> dict[str, Any]:

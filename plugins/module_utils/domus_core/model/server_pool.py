@@ -13,6 +13,8 @@ from .kind import SITE, Kind, is_absent, presence
 
 START_POLICIES = ("best", "balanced", "current")
 MOST_SERVERS = 32
+# What a pool keeps on its file system: records of its VMs, and locks of their disks, which virtlockd begins before anybody.
+POOL_FOLDERS = RECORDS, LOCKS = ("records", "lockspace")
 
 
 @dataclasses.dataclass(frozen=True)
