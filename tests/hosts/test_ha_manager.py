@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.hosts.managed_pool import ManagedPool, guest
 
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
 from tests.hosts.lab.power import PowerService
-from tests.hosts.managed_pool import ManagedPool, guest
 
 HA = {"enabled": True, "priority": 3}
 
@@ -39,7 +39,9 @@ def place(pools: ManagedPool, vm: str = "web1") -> Host:
     """Where libvirt runs it, which is where the manager has it, too."""
     running = [host for host in pools.hosts if host.is_running and vm in host.attempt("virsh", "list", "--name", timeout=20).output.split()]
     assert len(running) == 1, running
-    pools.wait(lambda: pools.fleet.vm(vm)["server"] == running[0].name and pools.fleet.vm(vm)["state"] == "running", f"the manager knowing that {vm} runs there")
+    pools.wait(
+        lambda: pools.fleet.vm(vm)["server"] == running[0].name and pools.fleet.vm(vm)["state"] == "running", f"the manager knowing that {vm} runs there"
+    )
     return running[0]
 
 

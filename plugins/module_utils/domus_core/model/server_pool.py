@@ -12,6 +12,9 @@ from .fields import CREATION, IGNORE, Object, Objects, attribute, fields_of, giv
 from .ha import MOST_SERVERS, START_POLICIES
 from .kind import SITE, Kind, is_absent, presence
 
+# What a pool keeps on its file system: records of its VMs, and locks of their disks, which virtlockd begins before anybody.
+POOL_FOLDERS = RECORDS, LOCKS = ("records", "lockspace")
+
 
 @dataclasses.dataclass(frozen=True)
 class HeartbeatSpec:
