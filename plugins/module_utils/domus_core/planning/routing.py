@@ -14,6 +14,7 @@ from ..model.kind import is_absent
 from ..model.kinds import KINDS
 from .capacity import Demand, Need, Server, demand_of, needs_of
 from .placement import Placement, broken_by_name, place_all
+from .spare import SparePlanner
 
 Located = Mapping[str, Sequence[str]]
 Targets = Optional[list[str]]
@@ -79,7 +80,7 @@ class _Router:
         settled = self._settled(offered)
         if self.problems or not vms:
             return {}
-        placed = place_all([demand_of(spec, frozenset(needs_of(spec))) for spec in vms], settled)
+        placed = place_all([demand_of(spec, frozenset(needs_of(spec))) for spec in vms], settled, SparePlanner)
         self.problems += [one.located(f"vm {name}") for name, one in placed.items() if isinstance(one, DomusError)]
         return {name: one for name, one in placed.items() if isinstance(one, Placement)}
 
