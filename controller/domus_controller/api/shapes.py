@@ -101,12 +101,16 @@ SHAPES: dict[str, Schema] = {
         state={
             "enum": list(STATES),
             "description": "running: it is heard; maintenance: it is, and gets no VMs; disconnected: silent for a while; offline: silent for long;"
-            " unknown: never heard, or not to be trusted.",
+            " unknown: never heard, or not to be trusted; off: silent, and switched off on purpose.",
         },
         state_since={**MAYBE_TIME, "description": "Since when it is in this state."},
         last_seen=MAYBE_TIME,
         maintenance={**FLAG, "description": "An administrator took it out of use: no VM is placed on it or moved to it."},
         maintenance_reason=MAYBE_TEXT,
+        powered_off={
+            **nothing_or(shape("", at=TIME, by=TEXT, reason=TEXT, policy={**FLAG, "description": "Its pool's policy did it, and wakes it again."})),
+            "description": "Since when, by whom and why it is off on purpose, or on its way there; null: it is not.",
+        },
         tags={**list_of(TEXT), "description": "Its labels, as the documents say."},
         version=MAYBE_TEXT,
         behind={**FLAG, "description": "Its agent is older than the manager."},

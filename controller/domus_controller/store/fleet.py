@@ -56,6 +56,8 @@ def _server(item: Mapping[str, Any], spec: Optional[ServerSpec], offers: frozens
 def _closed(item: Mapping[str, Any]) -> Optional[str]:
     if item.get("maintenance"):
         return IN_MAINTENANCE
+    if item.get("powered_off"):
+        return "is switched off" if item["state"] == servers.OFF else "is being switched off"
     return None if item["state"] in READY else f"is {item['state']}"
 
 
