@@ -103,6 +103,14 @@ def _differs(found: dict[str, str], wanted: dict[str, str]) -> bool:
 
 def stop_member(check: bool = False) -> list[str]:
     """Stop both, so that this server is no member any more. Raises Conflict while HA VMs run here: Pacemaker would stop them, or move them."""
+    done = rest_member(check)
+    if done:
+        _do(check, "both disabled", ["systemctl", "disable", *UNITS])
+    return done
+
+
+def rest_member(check: bool = False) -> list[str]:
+    """Stop both until the next boot: the pool sees a member that left in order, and cuts nobody's power. Raises Conflict while HA VMs run here."""
     done: list[str] = []
     if is_active(UNITS[1]):
         name = os.uname().nodename
@@ -112,8 +120,6 @@ def stop_member(check: bool = False) -> list[str]:
         done += _do(check, "Pacemaker stopped", ["systemctl", "stop", UNITS[1]])
     if is_active(UNITS[0]):
         done += _do(check, "Corosync stopped", ["systemctl", "stop", UNITS[0]])
-    if done:
-        _do(check, "both disabled", ["systemctl", "disable", *UNITS])
     return done
 
 
