@@ -31,6 +31,11 @@ def find(store: Store, pool: str) -> PoolLooks:
     return PoolLooks(pool) if row is None else _looks(row)
 
 
+def pools(store: Store) -> list[str]:
+    """The names of the pools of which something is kept."""
+    return [str(row["pool"]) for row in store.rows("SELECT pool FROM policy_looks ORDER BY pool")]
+
+
 def keep(store: Store, looks: PoolLooks) -> None:
     """Replace what is kept of a pool."""
     values = (looks.pool, looks.looked_at, looks.next_at, looks.job_id, looks.found and as_json(looks.found), looks.waits, looks.failures)

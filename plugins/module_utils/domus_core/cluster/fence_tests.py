@@ -51,7 +51,8 @@ class FenceTest:
 
 
 def questions(cib: Any, own: str, action: str = "status") -> tuple[Question, ...]:
-    """What to ask (or to have done) by Pacemaker's configuration. A server is not asked of itself: it never cuts itself, and may not even reach its own device."""
+    """What to ask (or to have done) by Pacemaker's configuration. A server is not asked of itself: it never cuts itself, and may not even reach
+    its own device."""
     members = [str(node.get("uname")) for node in cib.iterfind("configuration/nodes/node")]
     found = []
     for device in cib.iterfind("configuration/resources//primitive[@class='stonith']"):
