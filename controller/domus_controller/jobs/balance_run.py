@@ -108,10 +108,9 @@ class BalanceRun:
             self._give_up_all(why, say)
             return True
         moving = [part for part in under_way if part["kind"] == jobs.MIGRATE]
-        done = self._begin_wakes(say) or self._begin_moves(moving, say)
-        if self._offs and not self._moves and not moving:
-            return self._begin_offs(parts, say) or done
-        return done
+        if self._begin_wakes(say) or self._begin_moves(moving, say):
+            return True
+        return not self._moves and not moving and self._begin_offs(parts, say)
 
     def _begin_wakes(self, say: Callable[[str], None]) -> bool:
         wakes, self._wakes = self._wakes, []
@@ -135,6 +134,8 @@ class BalanceRun:
     def _begin_offs(self, parts: Sequence[Item], say: Callable[[str], None]) -> bool:
         """What was to be emptied is, or stays on."""
         offs, self._offs = self._offs, []
+        if not offs:
+            return False
         if self._left or any(part["state"] in (FAILED, CANCELLED) for part in parts):
             for one in offs:
                 self._leave(_Left("server", one["server"], "not everything before it was done"), say)
