@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..output import Output, key, moment
+from .balancing import balance_pool_command
 from .common import completes, connect, with_output
 
 POOLS = "/api/v1/server-pools"
@@ -62,6 +63,9 @@ def _tests(device: Mapping[str, Any]) -> str:
 @click.group("pool")
 def pool_group() -> None:
     """Server pools: servers that run each other's virtual machines when one of them dies."""
+
+
+pool_group.add_command(balance_pool_command)
 
 
 @pool_group.command("list")

@@ -12,6 +12,8 @@ from .pool_shape import POOL, TESTS
 from .schemas import FLAG, MAYBE_TEXT, MAYBE_TIME, NUMBER, TEXT, TIME, Schema, list_of, nothing_or, reference, shape
 
 JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
+MOVE = shape("A VM that would move.", "vm", vm=TEXT, id=MAYBE_TEXT, source=TEXT, source_id=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)
+SWITCH = shape("A server that would be woken or switched off.", "action server", action=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 SEVERITIES = ("info", "warning", "error")
 ANYTHING: Schema = {}
@@ -213,14 +215,15 @@ SHAPES: dict[str, Schema] = {
                 servers=list_of(TEXT),
                 before={"type": "number", "description": "How unevenly the servers are used: the sum of the standard deviations of their shares."},
                 after={"type": "number"},
-                moves=list_of(shape("A VM that would move.", "vm", vm=TEXT, id=MAYBE_TEXT, source=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)),
-                switches=list_of(shape("A server that would be woken or switched off.", "action server", action=TEXT, server=TEXT, reason=TEXT)),
+                moves=list_of(MOVE),
+                switches=list_of(SWITCH),
                 stuck={"type": "object", "description": "VMs that are where they may not be and can go nowhere, and why."},
                 waiting={**MAYBE_TEXT, "description": "Why no server is switched off."},
                 uncounted={**list_of(TEXT), "description": "Resources that not every server tells: they do not count."},
             )
         ),
     ),
+    "JobOrBalance": {"anyOf": [reference("Job"), reference("BalancePlan")]},
     "JobOrEvacuation": {"anyOf": [reference("Job"), reference("Evacuation")]},
     "Evacuation": shape(
         "Where the VMs of a server would go, the first to move first.",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from domus_core.errors import NoCapacity
+from domus_core.errors import NoCapacity, NotFound
 from domus_core.model.policy import PolicySpec
 from domus_core.planning.capacity import Need, Server
 from domus_core.planning.evacuation import Leaving
@@ -33,6 +33,13 @@ def show_balance(store: Store, policy: PolicySpec) -> list[Item]:
     return [seen.plan(pool, policy) for pool in sorted(seen.pools)]
 
 
+def show_pool(store: Store, pool: str, policy: PolicySpec) -> Item:
+    """The same for one pool. Raises NotFound when no server of it could take part."""
+    seen = Seen(store)
+    seen.require(pool)
+    return seen.plan(pool, policy)
+
+
 class Seen:
     """All servers and VMs as the manager knows them at one moment, by pool; those that a policy has switched off take part."""
 
@@ -54,6 +61,13 @@ class Seen:
                 # What is on its way counts where it is and where it gets.
                 whole = dataclasses.replace(whole, vms=(*whole.vms, *promised.get(one.id, ())))
                 self.pools.setdefault(one.pool, []).append(whole)
+
+    def require(self, pool: str) -> None:
+        """Raise NotFound when no server of the pool could take part."""
+        if pool not in self.pools:
+            known = sorted(str(one["pool"]) for one in self._known.values())
+            remedy = f"Its servers must be heard, and not in maintenance: domus server list. Known pools: {', '.join(dict.fromkeys(known)) or 'none'}"
+            raise NotFound("there is no server in it that could take part", object=f"server_pool {pool}", remedy=remedy)
 
     def plan(self, pool: str, policy: PolicySpec, resting: Collection[str] = ()) -> Item:
         """What the policy would do with the servers of a pool; `resting` are VMs (by name) that stay for a while."""

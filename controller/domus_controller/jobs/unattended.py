@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from domus_core.errors import Conflict, NotFound
+from domus_core.errors import Conflict
 from domus_core.model.fields import plain, restore
 from domus_core.model.policy import PolicySpec
 
@@ -30,8 +30,7 @@ Item = dict[str, Any]
 def balance(work: Jobs, store: Store, pool: str, policy: PolicySpec, *, by: str, reason: str = "", relaunch_of: Optional[str] = None) -> Optional[Item]:
     """Queue the job that does what a policy would do with a pool now; None when there is nothing to do. Raises NotFound, Conflict."""
     seen = Seen(store)
-    if pool not in seen.pools:
-        raise NotFound("there is no server in it that could take part", object=f"server_pool {pool}", remedy="List the servers: domus server list")
+    seen.require(pool)
     for job in jobs.unfinished(store):
         if job["kind"] == jobs.BALANCE and job["options"]["pool"] == pool:
             raise Conflict(f"job {job['id']} balances it already", object=f"server_pool {pool}", remedy="Wait for its end, or cancel it")

@@ -118,6 +118,9 @@ class FakeJobs:
         self.verbs.append((vm_id, verb, force, timeout))
         return self._create(kind=verb, created_by=by, reason=verb)
 
+    def queue(self, job: dict[str, Any]) -> dict[str, Any]:
+        return self._create(**job)
+
     def cancel(self, job_id: str, *, by: str) -> dict[str, Any]:
         return jobs.request_cancel(self.store, job_id, by)
 
