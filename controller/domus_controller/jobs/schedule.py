@@ -25,8 +25,6 @@ from .balancing import Seen
 from .outcome import ENDED, SUCCEEDED
 
 LOOK_SECONDS = 5.0
-# What was silent while nobody listened has not yet been missed then.
-FIRST_SECONDS = 180.0
 PERIOD_MINUTES, MOST_DOUBLED, LONGEST_SECONDS = 10, 8, 86400.0
 # A VM whose move has failed is left where it is for so long: the pool's next looks do without it.
 REST_SECONDS = 3600.0
@@ -66,7 +64,8 @@ class Schedule:
     def __init__(self, store: Store, begin: Begin, config: ManagerConfig, stopping: threading.Event, uptime: Callable[[], float] = time.monotonic) -> None:
         self._store, self._begin, self._stopping, self._uptime = store, begin, stopping, uptime
         self._began = uptime()
-        self._first_seconds = max(FIRST_SECONDS, 2 * config.disconnected_seconds)
+        # What was silent while nobody listened has not been missed before.
+        self._first_seconds = max(config.policy_start_seconds, 2 * config.disconnected_seconds)
 
     def start(self) -> None:
         """Begin."""
