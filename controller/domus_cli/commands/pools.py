@@ -27,7 +27,7 @@ FIELDS = [
 ]
 MEMBERS = [
     key("MEMBER", "member"),
-    key("STATE", "state"),
+    ("STATE", lambda member: "off on purpose" if member.get("off") else member["state"]),
     key("SERVER", "server"),
     key("HEARD", "heard"),
     moment("LAST SEEN", "last_seen"),

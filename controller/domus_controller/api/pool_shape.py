@@ -30,6 +30,7 @@ MEMBER = shape(
     server={**MAYBE_TEXT, "description": "Its name at this manager."},
     server_id=MAYBE_TEXT,
     heard=FLAG,
+    off={**FLAG, "description": "It is switched off on purpose."},
     last_seen=MAYBE_TEXT,
     differs={**TEXTS, "description": "What it sees otherwise than `told_by`."},
 )

@@ -16,6 +16,7 @@ from domus_core.errors import Cancelled, Conflict, DomusError, Unreachable
 from ..store import jobs, objects, server_states, servers
 from ..store.database import Store
 from .moving_out import MOVED_STATES
+from .older import is_too_old, unsupported
 from .outcome import CANCELLED, SUCCEEDED, Interrupted, Outcome
 from .output import JobOutput
 from .tools import Stopped, Tools
@@ -136,8 +137,10 @@ class PowerRun:
             say("its agent switches it off")
         except Unreachable as error:
             say(f"whether its agent switches it off is seen when it falls silent: {error}")
-        except BaseException:
+        except BaseException as error:
             server_states.set_powered_off(store, self._id, None)
+            if isinstance(error, DomusError) and is_too_old(error):
+                raise unsupported(self._name, "switch its server off") from None
             raise
 
     def _on(self, say: Callable[[str], None]) -> Outcome:

@@ -13,6 +13,7 @@ from ..store import server_pools, servers
 from ..store.database import Store
 from ..store.server_pools import Teller
 from . import operations
+from .older import is_too_old, unsupported
 from .tools import Tools
 
 # A device may take a minute, and a member asks one after the other.
@@ -58,8 +59,8 @@ def wake(tools: Tools, server: Mapping[str, Any], say: Callable[[str], None]) ->
         try:
             done = tools.agents.call(asker, "power_on", {"server": ways.member, "macs": []}, timeout=DEVICE_SECONDS)
         except DomusError as error:
-            problems.append(str(error))
-            if error.code == "unreachable":
+            problems.append(str(unsupported(_name(tools.store, asker), "wake others") if is_too_old(error) else error))
+            if error.code == "unreachable" or is_too_old(error):
                 continue
             break
         say(f"{', '.join(one['device'] for one in done['devices'] if not one['problem'])} has switched it on")
@@ -82,7 +83,8 @@ def send_packets(tools: Tools, ways: Ways, problems: list[str]) -> list[str]:
         try:
             tools.agents.call(sender, "power_on", {"server": None, "macs": list(ways.macs)}, timeout=PACKET_SECONDS)
         except DomusError as error:
-            return f"{names.get(sender, sender)}: {error}"
+            name = names.get(sender, sender)
+            return f"{name}: {unsupported(name, 'wake others') if is_too_old(error) else error}"
         return None
 
     answers = operations.on_each(ways.senders, send) if ways.macs else {}
@@ -106,6 +108,10 @@ def least_on(store: Store, known: Sequence[Mapping[str, Any]], spare: int) -> in
     ids = {str(one["id"]) for one in known}
     pools = [one for one in server_pools.all(store) if ids & {str(member["server_id"]) for member in one["members"]}]
     return max((least_on_with_quorum(len(one["members"]), spare, bool(one["vms"])) for one in pools), default=1)
+
+
+def _name(store: Store, id: str) -> str:
+    return str(servers.find(store, id)["name"])
 
 
 def _pool_of(store: Store, name: str) -> list[Teller]:

@@ -10,7 +10,7 @@ import pytest
 from domus_controller.jobs import power_run
 from domus_controller.jobs.power_run import switch
 from domus_controller.store import jobs, server_states, servers
-from domus_core.errors import Conflict, DriverError, Unreachable
+from domus_core.errors import Conflict, DriverError, NotFound, Unreachable
 
 from tests.support.manager_room import Room
 from tests.support.movers import Movers, Power, add
@@ -85,6 +85,16 @@ def test_an_agent_that_refuses_leaves_it_as_it_was(room: Room, power: Power) -> 
     ended = room.ended(do(room, "srv1", False))
     assert ended["state"] == "failed" and ended["error"]["message"] == "VMs run here: unknown"
     assert (item(room)["state"], item(room)["powered_off"]) == ("running", None)
+
+
+def test_an_agent_that_is_too_old_is_named(room: Room, power: Power) -> None:
+    power.refuses = dict.fromkeys(room.servers, NotFound("there is no such method", object="method power_off"))
+    ended = room.ended(do(room, "srv1", False))
+    assert (ended["error"]["code"], item(room)["powered_off"]) == ("unsupported", None) and "older than this manager" in ended["error"]["message"]
+    in_pool(room, "srv1", "srv2")
+    off(room)
+    ended = room.ended(do(room, "srv1", True))
+    assert ended["error"]["message"].count("older than this manager") == 3, "the device, and two neighbours"
 
 
 def test_whether_it_goes_is_seen_even_when_the_answer_got_lost(room: Room, power: Power) -> None:
