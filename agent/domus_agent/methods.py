@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 from domus_core import engine
 from domus_core.clients.wire import PROTOCOLS
 from domus_core.cluster.fence_tests import ask_devices, cut_power
+from domus_core.cluster.member_sight import membership
 from domus_core.errors import DomusError, Forbidden, InvalidSpec, NotFound
 from domus_core.libvirt_driver.adoption import adopt
 from domus_core.libvirt_driver.server import describe_server
@@ -212,6 +213,9 @@ class Methods:
         tests = cut_power(directory, own, server) if server else ask_devices(directory, own)
         return {"tests": [dataclasses.asdict(test) for test in tests]}
 
+    def _pool_membership(self, dummy: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return membership()
+
     def _migration_facts(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._migrations_of().facts(parameters["vm"], parameters["contents"])
 
@@ -281,6 +285,7 @@ METHODS: dict[str, Method] = {
     "fence_test": Method(Methods._fence_test, parameters={"cut": _MAYBE_TEXT}),
     "power_off": Method(Methods._power_off, parameters={"reason": Parameter((str,), "")}),
     "power_on": Method(Methods._power_on, parameters={"server": _MAYBE_TEXT, "macs": Parameter((list,), [])}),
+    "pool_membership": Method(Methods._pool_membership),
     "resync": Method(Methods._resync),
     "migration_facts": Method(Methods._migration_facts, parameters={"vm": _TEXT, "contents": Parameter((bool,), False)}),
     "migration_offer": Method(Methods._migration_offer, parameters={"vm": Parameter((dict,))}),

@@ -32,7 +32,7 @@ from .store import AgentStore
 
 SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS, TIDY_SECONDS = 30.0, 1.0, 600.0, 5.0, 2.0, 10.0
 EVENTS_AT_ONCE, OBJECTS_AT_ONCE, MUCH = 500, 20, 200
-REGISTERED = ("server", "repository", "template", "iso")
+REGISTERED = ("server", "repository", "server_pool", "template", "iso")
 # What changes all the time, or is too long to be told with each server.
 UNTOLD_FACTS = frozenset({"memory_free", "machines", "cpu_models"})
 

@@ -13,8 +13,9 @@ from typing import Any, Callable
 from domus_core.cluster.corosync import known_node_ids
 from domus_core.cluster.failures import clear_failures
 from domus_core.cluster.fence_tests import FenceTest, ask_devices, cut_power, recall
-from domus_core.cluster.member_files import CONF, KEY, is_ours, remove_files, write_files
+from domus_core.cluster.member_files import CONF, KEY, is_ours, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
+from domus_core.cluster.member_steps import realize, resign
 from domus_core.cluster.ocf_door import SETTINGS, read_settings
 from domus_core.cluster.pacemaker import Pacemaker, told
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
@@ -123,6 +124,13 @@ def write(config: AgentConfig, options: argparse.Namespace) -> int:
     return _tell([*left, *write_files(document, options.check)], options)
 
 
+def realize_member(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Be a member as the manager says: all that `write`, `start` and `apply` do, in an order that suits all members at once."""
+    data = _data(options.file)
+    applies = bool(data.pop("applies", False))
+    return _tell(realize(read_pool_document(data), applies), options)
+
+
 def start(config: AgentConfig, options: argparse.Namespace) -> int:
     """Have Corosync and Pacemaker run by these files."""
     return _tell(start_member(options.check), options)
@@ -145,8 +153,7 @@ def clear(config: AgentConfig, options: argparse.Namespace) -> int:
 
 def leave(config: AgentConfig, options: argparse.Namespace) -> int:
     """Be a member no more."""
-    done = stop_member(options.check)
-    return _tell([*done, *([] if options.check else remove_files())], options)
+    return _tell(stop_member(check=True) if options.check else resign(), options)
 
 
 def _tell(changes: Sequence[str], options: argparse.Namespace) -> int:
@@ -155,9 +162,13 @@ def _tell(changes: Sequence[str], options: argparse.Namespace) -> int:
 
 
 def _document(path: str) -> PoolDocument:
+    return read_pool_document(_data(path))
+
+
+def _data(path: str) -> Any:
     text = sys.stdin.read() if path == "-" else _read(path)
     try:
-        return read_pool_document(json.loads(text))
+        return json.loads(text)
     except ValueError as error:
         raise InvalidSpec(f"is no JSON: {error}", object=path) from None
 
@@ -178,6 +189,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "start-vm": (start_vm, "Have an HA VM run, wherever there is room, and wait for it."),
     "stop-vm": (stop_vm, "Have an HA VM not run: its guest is asked to shut down."),
     "write": (write, "Write this member's files; no service is touched."),
+    "realize": (realize_member, "Be a member as the document says: write, start, and (where it says `applies`) apply. For the agent."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
     "clear": (clear, "Forget failed actions and failed fencing, once their cause is mended; no VM is restarted for it."),
@@ -192,9 +204,9 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name not in ("member", "status", "fence-test", "vms"):
+        if name not in ("member", "status", "fence-test", "vms", "realize"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
-        if name in ("write", "apply"):
+        if name in ("write", "apply", "realize"):
             one.add_argument("-f", "--file", required=True, metavar="FILE", help="the pool as JSON; - is standard input")
         if name == "fence-test":
             one.add_argument("--cut", metavar="SERVER", help="really cut the power of this member and give it back; refused while HA VMs run on it")

@@ -16,7 +16,7 @@ from .domus_core.engine import Report, apply
 from .domus_core.errors import DomusError, InvalidSpec, Unsupported
 from .domus_core.model.document import Site, parse_document
 from .domus_core.model.field_types import Choice, ListOf, Name
-from .domus_core.model.fields import Field, Object, Objects, fields_of, plain
+from .domus_core.model.fields import Field, Object, Objects, plain, public, public_fields
 from .domus_core.model.kind import Kind
 from .domus_core.model.kinds import BY_NAME
 from .domus_core.model.snapshot import Found
@@ -76,7 +76,7 @@ SERVER_MODULES: dict[str, dict[str, Any]] = {
 
 def options_of(spec: type) -> dict[str, Any]:
     """The options of a kind, or of an object nested in it, as its field table has them."""
-    return {field.name: _option(field) for field in fields_of(spec)}
+    return {field.name: _option(field) for field in public_fields(spec)}
 
 
 def _option(field: Field) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def run_resource_module(kind_name: str) -> None:
     """Make one object as the task wants it, and tell Ansible what that did."""
     kind = BY_NAME[kind_name]
     module = AnsibleModule(resource_options(kind), supports_check_mode=True)
-    wanted = without_none({field.name: module.params[field.name] for field in fields_of(kind.spec)})
+    wanted = without_none({field.name: module.params[field.name] for field in public_fields(kind.spec)})
     run_guarded(module, lambda: _apply_object(module, kind, {"site": module.params["site"], kind.section: [wanted]}))
 
 
@@ -301,7 +301,7 @@ def _is_chosen(spec: Any, name: Optional[str], repository: Optional[str]) -> boo
 def _description(kind: str, key: str, found: Found) -> dict[str, Any]:
     described = {
         **measured(kind, key, dataclasses.asdict(found.state)),
-        "spec": plain(found.spec),
+        "spec": plain(public(found.spec)),
         "restart_required": list(waiting(found.spec, found.running)),
     }
     if found.recorded is not None:

@@ -14,6 +14,8 @@ from .module_results import Outcome, errors_of, measured
 
 PAGE = 500
 MOST_ASKED_FOR_BY_NAME = 20
+# Where objects are listed by server, unless that is where their section says.
+LISTED = {"server_pool": "server-pool-members"}
 EMPTY: dict[str, Any] = {"changed": False, "actions": [], "changes": [], "restart_required": []}
 
 
@@ -51,7 +53,7 @@ def _with_states(manager: ManagerClient, objects: list[dict[str, Any]]) -> list[
 
 
 def _items(manager: ManagerClient, kind: Kind, name: Optional[str]) -> Iterator[dict[str, Any]]:
-    return manager.pages(f"/api/v1/{kind.section.replace('_', '-')}", name=name, limit=PAGE)
+    return manager.pages(f"/api/v1/{LISTED.get(kind.name, kind.section.replace('_', '-'))}", name=name, limit=PAGE)
 
 
 def _key_of(item: Mapping[str, Any]) -> str:

@@ -51,6 +51,7 @@ seealso:
   - module: domus.virt.server
   - module: domus.virt.network
   - module: domus.virt.repository
+  - module: domus.virt.server_pool
   - module: domus.virt.template
   - module: domus.virt.iso
   - module: domus.virt.virtual_disk

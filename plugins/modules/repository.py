@@ -80,6 +80,15 @@ options:
           - How many TCP connections are used.
           - A new object gets C(1).
         type: int
+      lookup_cache:
+        description:
+          - 'C(none): each name is looked up anew, so that what another server has written is seen at once; for the file system
+            of a server pool.'
+          - A new object gets C(positive).
+        type: str
+        choices:
+          - positive
+          - none
       read_only:
         description:
           - 'Nothing is made or changed in it: for ISO images and templates.'

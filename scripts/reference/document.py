@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plugins.module_utils.domus_core.model.field_types import Choice, ListOf
-from plugins.module_utils.domus_core.model.fields import CREATION, IGNORE, RESTART, Field, Object, Objects, fields_of
+from plugins.module_utils.domus_core.model.fields import CREATION, IGNORE, RESTART, Field, Object, Objects, public_fields
 from plugins.module_utils.domus_core.model.kinds import KINDS
 
 from .texts import EXAMPLES, INTRODUCTION
@@ -15,7 +15,7 @@ def site_document() -> str:
     parts = [INTRODUCTION, "| section | what |\n|---|---|\n" + "".join(f"| [`{kind.section}`](#{kind.section}) | {kind.doc} |\n" for kind in KINDS)]
     for kind in KINDS:
         parts.append(f"## {kind.section}\n\n{kind.doc} Module: `domus.virt.{kind.name}`.\n\n```yaml\n{EXAMPLES[kind.section].strip()}\n```\n")
-        parts += tables(kind.section, kind.spec, fields_of(kind.spec))
+        parts += tables(kind.section, kind.spec, public_fields(kind.spec))
     return "\n".join(parts)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from plugins.module_utils import module_glue as glue
 from plugins.module_utils.domus_core.model.field_types import Size
-from plugins.module_utils.domus_core.model.fields import CREATION, IGNORE, RESTART, Field, Object, Objects, fields_of
+from plugins.module_utils.domus_core.model.fields import CREATION, IGNORE, RESTART, Field, Object, Objects, public_fields
 from plugins.module_utils.domus_core.model.kind import Kind
 from plugins.module_utils.domus_core.model.kinds import KINDS
 
@@ -69,7 +69,7 @@ def resource_doc(kind: Kind) -> dict[str, Any]:
     waited = ["common.address"] if kind.name == "vm" else []
     fragments = ["common", "common.transport", "common.site", "common.wait", *waited, "attributes"]
     accepted = glue.resource_options(kind)
-    options = {field.name: option_doc(field, kind.spec, accepted[field.name]) for field in fields_of(kind.spec)}
+    options = {field.name: option_doc(field, kind.spec, accepted[field.name]) for field in public_fields(kind.spec)}
     return {**header(kind.name, fragments), "options": options, "seealso": [{"module": f"domus.virt.{kind.name}_info"}, {"module": "domus.virt.apply"}]}
 
 

@@ -19,6 +19,13 @@ MODULES: dict[str, tuple[str, ...]] = {
         "Makes a directory of the server known, with the folders VirtualDisks, ISOs and Templates in it.",
         "Forgetting a repository keeps its files.",
     ),
+    "server_pool": (
+        "Form, change and end server pools",
+        "Makes servers a pool. A clustered pool runs Corosync and Pacemaker on its servers, so that VMs of a server that died start on another.",
+        "A clustered pool is formed by a manager, which knows all of its servers (O(transport=manager)), or by the playbook C(domus.virt.server_pools).",
+        "Servers come and go without a VM being touched: name them in O(servers), or leave them out. A server does not leave while HA VMs run on it.",
+        "A list that is given (O(servers), O(heartbeat), O(fencing)) is the whole list.",
+    ),
     "virtual_disk": (
         "Make, grow and delete virtual disks",
         "Makes one image file in a repository: empty, or from a template or an image.",
@@ -54,6 +61,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         ("server", "capabilities and facts", "and what Domus was told of it"),
         ("network", "networks", "Domus's own and others"),
         ("repository", "repositories", "with their capacity and free room"),
+        ("server_pool", "server pools", "that the server is in"),
         ("virtual_disk", "virtual disks", "those of VMs and others"),
         ("iso", "ISO images", "that Domus knows"),
         ("template", "templates", "that Domus knows"),
@@ -113,6 +121,15 @@ MEASURED: dict[str, dict[str, tuple[str, str]]] = {
         "lease": ("Seconds after which the locks of a server that died fall; null when that is not told.", "int"),
         "problem": ("Why it is not available.", "str"),
         "not_for_ha": ("Why VMs on it can not be restarted on another server.", "str"),
+    },
+    "server_pool": {
+        "registered": ("Whether a document has named it; a role may have made the cluster.", "bool"),
+        "joined": ("Whether the server is a member of the cluster now.", "bool"),
+        "quorate": ("Whether it belongs to the part that may act.", "bool"),
+        "members": ("The members that are there, by the names that they have for themselves.", "list"),
+        "vms": ("The HA VMs that run on the server.", "list"),
+        "amiss": ("What on the server is not as it was written: files, services, Pacemaker's configuration.", "list"),
+        "lease": ("Seconds after which the locks of a server that died fall; null when that is not told.", "int"),
     },
     "virtual_disk": {
         "path": ("Its file.", "str"),
@@ -187,6 +204,23 @@ networks:
     "repositories": """
 repositories:
   - {name: main, path: /var/lib/domus/main}
+""",
+    "server_pools": """
+server_pools:
+  - name: rack1
+    servers: [srv1, srv2, srv3]
+    file_system: rack1-pool # a repository on NFS version 4 with lookup_cache: none, best one of its own
+    heartbeat:
+      - {name: lan, subnet: 192.0.2.0/24}
+      - {name: storage, subnet: 198.51.100.0/24}
+    fencing:
+      - name: bmc-srv1
+        agent: fence_ipmilan
+        servers: [{name: srv1}]
+        options:
+          - {name: ip, value: 192.0.2.101}
+          - {name: username, value: domus}
+          - {name: password, secret: "..."}
 """,
     "templates": """
 templates:

@@ -69,7 +69,7 @@ class FakeManager:
             return self._apply(body, query)
         if method == "GET" and parts[0] == "jobs" and parts[1] in self.jobs:
             return {"items": [], "next": None} if parts[2:] else self.jobs[parts[1]]
-        sections = {kind.section.replace("_", "-"): kind.name for kind in KINDS}
+        sections = {**{kind.section.replace("_", "-"): kind.name for kind in KINDS}, "server-pool-members": "server_pool"}
         if method == "GET" and len(parts) == 1 and parts[0] in sections:
             items = [self.items_changed(item) for item in self._items(sections[parts[0]])]
             return _page([item for item in items if query.get("name") in (None, item["name"])], query)

@@ -51,6 +51,15 @@ TASKS: dict[str, tuple[tuple[str, ...], list[dict[str, Any]]]] = {
         ],
     ),
     "repository": ((), [{"name": "main", "path": "DIRECTORY/main"}, {"name": "main", "description": "local disks"}, {"name": "main", "state": "absent"}]),
+    "server_pool": (
+        (),
+        [
+            {"name": "lab", "servers": ["srv1", "srv2"], "clustered": False},
+            {"name": "lab", "servers": ["srv1"], "description": "two servers on a desk"},
+            {"name": "lab", "start_policy": "current"},
+            {"name": "lab", "state": "absent"},
+        ],
+    ),
     "virtual_disk": (
         ("repositories",),
         [

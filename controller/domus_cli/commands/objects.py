@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
-from domus_core.model.fields import fields_of
+from domus_core.model.fields import public_fields
 from domus_core.model.kind import Kind
 from domus_core.model.kinds import KINDS
 
@@ -21,14 +21,14 @@ OF_ONE_SERVER = frozenset({"virtual_disk"})
 
 def kind_groups() -> Iterable[click.Group]:
     """The command groups of the kinds."""
-    return [_group(kind) for kind in KINDS if kind.name not in ("vm", "server")]
+    return [_group(kind) for kind in KINDS if kind.name not in ("vm", "server", "server_pool")]
 
 
 def _group(kind: Kind) -> click.Group:
     path = f"/api/v1/{kind.section.replace('_', '-')}"
     site = None if kind.name in OF_ONE_SERVER else f"/api/v1/site/{kind.section}"
     group = click.Group(kind.name.replace("_", "-"), help=kind.doc)
-    own = [_column(field.name) for field in fields_of(kind.spec) if field.name not in HIDDEN]
+    own = [_column(field.name) for field in public_fields(kind.spec) if field.name not in HIDDEN]
     shown = [(name.upper(), value) for name, value in own[:4]]
 
     @group.command("list")

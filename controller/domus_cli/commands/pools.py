@@ -16,14 +16,23 @@ COLUMNS = [
     key("NAME", "name"),
     key("STATE", "state"),
     key("QUORATE", "quorate"),
-    ("MEMBERS", lambda pool: f"{sum(one['state'] == 'online' for one in pool['members'])} of {len(pool['members'])} online"),
+    ("MEMBERS", lambda pool: _members(pool)),
     ("VMS", lambda pool: len(pool["vms"])),
     ("PROBLEMS", lambda pool: len(pool["problems"])),
 ]
 FIELDS = [
     *(key(name, name) for name in ("name", "state", "quorate", "coordinator")),
     ("votes", lambda pool: "{total} of {expected}, {quorum} are needed".format(**pool["votes"]) if pool.get("votes") else None),
-    ("told by", lambda pool: f"{pool['told_by']}{' (not heard now)' if pool['stale'] else ''}"),
+    ("told by", lambda pool: f"{pool['told_by']}{' (not heard now)' if pool['stale'] else ''}" if pool["told_by"] else None),
+    key("file system", "spec", "file_system"),
+    ("lease", lambda pool: _seconds(pool, "lease")),
+    ("expected failover", lambda pool: _failover(pool)),
+    key("description", "spec", "description"),
+]
+PLACES = [
+    key("SERVER", "server"),
+    ("STATE", lambda one: f"{one['state'] or 'missing'}{'?' if one['stale'] else ''}"),
+    ("NOTES", lambda one: "; ".join([*(f"{word}: {', '.join(one[word])}" for word in ("drift", "differs") if one[word]), *filter(None, [one["problem"]])])),
 ]
 MEMBERS = [
     key("MEMBER", "member"),
@@ -50,6 +59,28 @@ TESTS = [
 ]
 
 
+def _members(pool: Mapping[str, Any]) -> str:
+    """How many of the members are there; of a pool without a cluster how many it has."""
+    if not pool["members"]:
+        return str(len(pool.get("servers") or ()))
+    return f"{sum(one['state'] == 'online' for one in pool['members'])} of {len(pool['members'])} online"
+
+
+def _seconds(pool: Mapping[str, Any], part: str) -> str | None:
+    told = (pool.get("failover") or {}).get(part)
+    return None if told is None else f"{told:g} s"
+
+
+def _failover(pool: Mapping[str, Any]) -> str | None:
+    """How long VMs of a server that died stay down, and of what that is made."""
+    told = pool.get("failover")
+    if told is None:
+        return None
+    parts = f"noticed after {told['noticed']:g} s, its power cut within {told['fenced']:g} s, VMs started within {told['start']:g} s"
+    locks = f"its locks fall {told['lease']:g} s after its last word" if told["lease"] is not None else "the pool file system tells no lease"
+    return f"about {told['expected']:g} s: {parts}; {locks}"
+
+
 def _tests(device: Mapping[str, Any]) -> str:
     """The last tests in a few words: how many have passed, when the oldest of them was made, and what has failed."""
     tests = device["tests"]
@@ -72,20 +103,26 @@ pool_group.add_command(balance_pool_command)
 @with_output
 def list_command(output: Output) -> None:
     """List server pools."""
-    output.rows(connect().get(POOLS)["items"], COLUMNS, empty="No server told of a clustered pool yet: the role server_pool makes one")
+    output.rows(connect().get(POOLS)["items"], COLUMNS, empty="There is none: write server_pools into a document")
 
 
 @pool_group.command("show")
 @click.argument("pool", shell_complete=completes(POOLS))
 @with_output
 def show_command(output: Output, pool: str) -> None:
-    """Show a server pool: quorum, members, links, fence devices, and what is wrong with what to do about it."""
+    """Show a server pool: what was asked, quorum, members, links, fence devices, and what is wrong with what to do about it."""
     told = connect().get(f"{POOLS}/{pool}")
     output.item(told, FIELDS)
     if not output.for_people:
         return
     vms = [{"vm": name, "on": servers} for name, servers in told["vms"].items()]
-    for items, columns in ((told["members"], MEMBERS), (told["links"], LINKS), (told["fence_devices"], DEVICES), (vms, VMS)):
+    for items, columns in (
+        (told.get("servers") or [], PLACES),
+        (told["members"], MEMBERS),
+        (told["links"], LINKS),
+        (told["fence_devices"], DEVICES),
+        (vms, VMS),
+    ):
         if items:
             output.say("")
             output.rows(items, columns, empty="")

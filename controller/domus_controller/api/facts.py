@@ -21,6 +21,8 @@ FACTS: Schema = _object(
     "What a server is and can do; sizes in bytes. An agent of another version may tell more or less.",
     uuid={**TEXT, "description": "libvirt's host UUID: no two servers may have the same."},
     hostname=TEXT,
+    node={**TEXT, "description": "What it calls itself; Corosync and Pacemaker call it so."},
+    addresses={"type": "array", "items": {"type": "string"}, "description": "Its own, without loopback and link-local ones."},
     kernel=TEXT,
     distribution=TEXT,
     booted_at={**NUMBER, "description": "Seconds since 1970, to the minute."},

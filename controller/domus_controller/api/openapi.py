@@ -61,9 +61,9 @@ def components() -> dict[str, Schema]:
 
 
 def object_name(spec: type) -> str:
-    """The name of the schema of an object as it is shown; a taken over server has one of its own."""
+    """The name of the schema of an object as it is shown; a taken over server, and a pool as a whole, have one of their own."""
     name = spec.__name__.removesuffix("Spec")
-    return "ServerObject" if name == "Server" else name
+    return {"Server": "ServerObject", "ServerPool": "ServerPoolMember"}.get(name, name)
 
 
 def page_of(name: str) -> Schema:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ..store.server_pools import STATES
-from .schemas import FLAG, MAYBE_TEXT, NUMBER, TEXT, Schema, list_of, shape
+from .schemas import FLAG, MAYBE_TEXT, NUMBER, TEXT, Schema, list_of, nothing_or, reference, shape
 
 TEXTS = list_of(TEXT)
+AMOUNT: Schema = {"type": "number"}
 TEST = shape(
     "What a fence device said of a server's power.",
     device=TEXT,
@@ -42,14 +43,37 @@ DEVICE = shape(
 )
 LINK = shape("A heartbeat link.", "", **{"from": TEXT, "link": NUMBER, "address": TEXT, "member": TEXT, "connected": FLAG, "stale": FLAG})
 PROBLEM = shape("What needs somebody.", kind=TEXT, server=TEXT, text=TEXT, remedy={**TEXT, "description": "What to do."})
+PLACE = shape(
+    "A server that the pool is on, or is to be on.",
+    server=TEXT,
+    server_id=TEXT,
+    state={**MAYBE_TEXT, "description": "present; null: it is not there, yet or any more."},
+    stale=FLAG,
+    drift=TEXTS,
+    differs=TEXTS,
+    problem=MAYBE_TEXT,
+)
+FAILOVER = shape(
+    "What a server's death costs, in seconds.",
+    "expected",
+    noticed={**AMOUNT, "description": "Until the others are sure of its silence."},
+    fenced={**AMOUNT, "description": "Until its power is cut, once that is begun."},
+    lease={"type": ["integer", "null"], "description": "Until its locks on the pool file system fall, from its last word on; null: not told."},
+    start={**AMOUNT, "description": "Until its VMs run elsewhere, once they may."},
+    expected={**AMOUNT, "description": "All in all: the longer of cutting and lease, and the start."},
+)
 POOL: Schema = shape(
-    "A clustered pool, put together from what its members told.",
+    "A server pool, as it was asked for and as its members told it.",
     "name state members problems",
     name=TEXT,
-    state={"enum": list(STATES), "description": "healthy; problems: needs somebody; no_quorum: no VM is started; unknown: no member is heard."},
+    state={"enum": list(STATES), "description": "healthy; problems: needs somebody; no_quorum: no VM is started; unknown: no member is heard; not_clustered."},
+    clustered=FLAG,
+    spec={"description": "What was asked for; null: a role has made it, and no document has named it yet.", **nothing_or(reference("ServerPoolShown"))},
+    servers=list_of(PLACE),
+    failover=nothing_or(FAILOVER),
     quorate={"type": ["boolean", "null"]},
     coordinator={**MAYBE_TEXT, "description": "The member that decides for all."},
-    told_by={**TEXT, "description": "The server that speaks for the pool."},
+    told_by={**MAYBE_TEXT, "description": "The server that speaks for the pool."},
     stale={**FLAG, "description": "No member is heard: this is what was told last."},
     votes={"type": ["object", "null"], "properties": {"expected": NUMBER, "total": NUMBER, "quorum": NUMBER}},
     members=list_of(MEMBER),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from domus_core.model import field_types as types
-from domus_core.model.fields import Field, Object, Objects, fields_of
+from domus_core.model.fields import Field, Object, Objects, public_fields
 from domus_core.model.kinds import KINDS
 from domus_core.model.quantities import LARGEST, UNITS
 from domus_core.model.secrets import MASK
@@ -91,13 +91,13 @@ def _collect(spec: type, found: dict[str, Schema], show: Callable[[type], tuple[
     if name in found:
         return
     found[name] = schema
-    for field in fields_of(spec):
+    for field in public_fields(spec):
         if isinstance(field.type, (Object, Objects)):
             _collect(field.type.spec, found, show)
 
 
 def _asked(spec: type) -> tuple[str, Schema]:
-    table = fields_of(spec)
+    table = public_fields(spec)
     schema: Schema = {
         "type": "object",
         "description": (spec.__doc__ or "").strip(),
@@ -130,7 +130,7 @@ def nullable(schema: Schema) -> Schema:
 
 
 def _shown(spec: type) -> tuple[str, Schema]:
-    properties = {field.name: _shown_property(field) for field in fields_of(spec)}
+    properties = {field.name: _shown_property(field) for field in public_fields(spec)}
     return shown_name(spec), {"type": "object", "description": (spec.__doc__ or "").strip(), "properties": properties}
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from domus_core.errors import InvalidSpec
 from domus_core.model.document import parse_document
-from domus_core.model.fields import plain
+from domus_core.model.fields import plain, public
 from domus_core.model.kinds import KINDS
 from domus_core.planning.routing import route
 
-from ..store import fleet, objects
+from ..store import fleet, objects, pool_secrets
 from ..store.jobs import BALANCE
 from .cpu_baselines import give_baselines
 from .outcome import Target
+from .server_pools import give_clusters
 from .tools import Tools, Work
 
 Asked = tuple[str, str, str, dict[str, Any]]
@@ -28,10 +29,11 @@ def prepare(tools: Tools, document: Any) -> Work:
         raise InvalidSpec("is not a mapping of sections", object="document", value=type(document).__name__)
     whole = {"site": tools.config.site, **document}
     located = located_of(tools, str(whole["site"]))
-    routed = route(whole, fleet.read_fleet(tools.store, with_vms=_has_new_vms(whole, located)), located)
+    pools = pool_secrets.located(tools.store)
+    routed = route(whole, fleet.read_fleet(tools.store, with_vms=_has_new_vms(whole, located)), located, pools)
     if not routed.documents:
         raise InvalidSpec("holds no object", object="document", remedy="Write down what there is to be")
-    documents = give_baselines(tools, whole, routed.documents)
+    documents = give_clusters(tools, whole, give_baselines(tools, whole, routed.documents))
     placements = {name: {"server": placed.server, "reason": placed.reason} for name, placed in routed.placements.items()}
     return Work(whole, documents, placements)
 
@@ -51,9 +53,9 @@ def _has_new_vms(document: Mapping[str, Any], located: Mapping[str, Any]) -> boo
 
 def asked_of(work: Work) -> list[Asked]:
     """What the documents ask: kind, key, server id and the specification, secrets masked; `servers` as they were written, with tags."""
-    written = {(kind, key): spec.servers for kind, key, spec in _specs(work.document) if getattr(spec, "servers", None) is not None}
+    written = {(kind, key): spec.servers for kind, key, spec in _specs(work.document) if kind != "server_pool" and getattr(spec, "servers", None) is not None}
     return [
-        (kind, key, server, plain(spec) | ({"servers": list(written[(kind, key)])} if (kind, key) in written else {}))
+        (kind, key, server, plain(public(spec)) | ({"servers": list(written[(kind, key)])} if (kind, key) in written else {}))
         for server, document in work.documents.items()
         for kind, key, spec in _specs(document)
     ]

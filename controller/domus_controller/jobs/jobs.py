@@ -27,7 +27,7 @@ from ..store import jobs, objects, plans, requests, servers
 from ..store.database import Connection, Store
 from ..store.jobs import MIGRATE
 from . import evacuation as evacuations
-from . import unattended
+from . import server_pools, unattended
 from .apply_run import ApplyRun
 from .balance_run import BalanceRun
 from .documents import asked_of, prepare, targets_of, targets_of_whole
@@ -230,6 +230,8 @@ class Jobs:
 
     def _apply(self, work: Work, *, by: str, options: Mapping[str, Any], check: bool = False, reason: str = "", relaunch_of: Optional[str] = None) -> Job:
         asked = asked_of(work)
+        if not check:
+            server_pools.remember_asked(self._tools, work)
         named = list(dict.fromkeys((kind, key) for kind, key, _, _ in asked))
         job = {"kind": jobs.APPLY, "created_by": by, "reason": reason, "check": check, "servers": list(work.documents), "options": dict(options)}
         job |= {"objects": [{"kind": kind, "name": key} for kind, key in named], "sealed": work.sealed(self._tools), "relaunch_of": relaunch_of}
@@ -295,14 +297,23 @@ class Jobs:
             verb = (MigrateRun if job["kind"] == MIGRATE else VerbRun)(self._tools, job, targets)
             self._remember(job, verb)
             return recover_verb(verb, job) if job["id"] in self._recovered else verb.run()
-        if job["id"] in self._recovered:
-            return recover_apply(self._tools, job, targets)
+        return self._carry_out_apply(job, targets)
+
+    def _carry_out_apply(self, job: Mapping[str, Any], targets: frozenset[Target]) -> Outcome:
         work = sealed_work(self._tools, job["id"])
+        if job["id"] in self._recovered:
+            outcome = recover_apply(self._tools, job, targets)
+            if work is not None and not job["check"]:
+                server_pools.settle(self._tools, work, outcome)
+            return outcome
         if work is None:
             raise DriverError("its document is not there any more", object=f"job {job['id']}", remedy="Apply the document again")
         apply = ApplyRun(self._tools, job, work, targets)
         self._remember(job, apply)
-        return apply.run()
+        outcome = apply.run()
+        if not job["check"]:
+            server_pools.settle(self._tools, work, outcome)
+        return outcome
 
     def _remember(self, job: Mapping[str, Any], run: Run) -> None:
         """From now on the run can be cancelled, and it hears of a cancellation that came before."""

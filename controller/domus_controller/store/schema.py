@@ -180,6 +180,12 @@ def cpu_groups(database: Database) -> None:
     database.execute("CREATE TABLE cpu_groups (name TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, baseline TEXT, problem TEXT) STRICT, WITHOUT ROWID")
 
 
+@MANAGER(name="server_pools")
+def server_pools(database: Database) -> None:
+    """What the manager must remember of a clustered pool: its members' numbers, and sealed: Corosync's key, and what was asked with its secrets."""
+    database.execute("CREATE TABLE server_pools (name TEXT PRIMARY KEY, node_ids TEXT NOT NULL, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID")
+
+
 @MANAGER(name="policies")
 def policies(database: Database) -> None:
     """Servers that are off on purpose ({at, by, reason, policy}), and what the policies of pools have looked at and will."""

@@ -1,4 +1,4 @@
-"""Clustered pools, put together from what their members told last; members that disagree, or are not heard, are shown so."""
+"""Server pools: as they were asked for, and put together from what their members told last; members that disagree, or are not heard, are shown so."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Any, Optional
 from domus_core.cluster.pool_problems import ITS_OWN
 from domus_core.errors import NotFound
 
+from . import site_objects
 from .database import Row, Store
 from .servers import CONNECTED, OFF
 from .values import from_json, near_or_known, shown_time
 
-HEALTHY, PROBLEMS, NO_QUORUM, SILENT = STATES = ("healthy", "problems", "no_quorum", "unknown")
+HEALTHY, PROBLEMS, NO_QUORUM, SILENT, NOT_CLUSTERED = STATES = ("healthy", "problems", "no_quorum", "unknown", "not_clustered")
+# corosync.conf(5): the token grows with each member beyond two, and consensus is 1.2 times it. What Pacemaker and a BMC take was measured on test hosts.
+DEFAULT_TOKEN, TOKEN_COEFFICIENT, NOTICED, FENCING_SECONDS, START_SECONDS = 3000, 650, 2.2, 5.0, 3.0
+UNTESTED = "HA is allowed although fence devices have not passed a test: VMs of a server that died may stay down"
+NAMED = (
+    "SELECT DISTINCT name AS key FROM objects INDEXED BY objects_name WHERE kind = 'server_pool' AND deleted IS NULL"
+    " UNION SELECT DISTINCT key FROM requests WHERE kind = 'server_pool' AND json_extract(asked, '$.state') IS NOT 'absent'"
+)
 COMPARED = ("quorate", "coordinator", "members", "vms")
 TOLD = (
     "SELECT s.id, s.name, s.state, s.last_seen, json_extract(f.facts, '$.server_pool') AS told FROM servers s JOIN server_facts f ON f.server_id = s.id"
@@ -34,24 +42,77 @@ class Teller:
 
 
 def all(store: Store) -> list[dict[str, Any]]:
-    """All pools by name."""
-    return [pool_of(name, tellers) for name, tellers in sorted(_tellers(store).items())]
+    """All pools by name: those that were asked for, and those that members tell of."""
+    told = tellers(store)
+    names = {*told, *(str(row["key"]) for row in store.rows(NAMED))}
+    return [_whole(store, name, told.get(name, [])) for name in sorted(names)]
 
 
 def find(store: Store, name: str) -> dict[str, Any]:
     """One pool. Raises NotFound, with the names that are near."""
-    return pool_of(name, tellers_of(store, name))
+    found = {pool["name"]: pool for pool in all(store)}
+    if name not in found:
+        raise NotFound("there is no such pool", object=f"server_pool {name}", remedy=near_or_known(name, list(found)))
+    return found[name]
+
+
+def _whole(store: Store, name: str, heard: Sequence[Teller]) -> dict[str, Any]:
+    """A pool with what was asked of it, on which servers it is and how it is there, and what its file system means for the time of a failover."""
+    try:
+        asked = site_objects.find(store, "server_pool", name)
+    except NotFound:
+        asked = {"spec": None, "servers": []}
+    spec = asked["spec"] or {}
+    is_clustered = bool(heard) or spec.get("clustered") is not False
+    pool = pool_of(name, heard) if heard else _unheard(name, is_clustered)
+    servers = [{field: one[field] for field in ("server", "server_id", "state", "stale", "drift", "differs", "problem")} for one in asked["servers"]]
+    problems = [_problem("not_as_asked", one["server"], f"{one['server']}: {one['problem']}", "domus apply") for one in servers if one["problem"]]
+    if spec.get("untested_fencing"):
+        problems.append(_problem("untested_fencing", "", UNTESTED, "Test them: domus pool fence-test; then write untested_fencing: false"))
+    state = PROBLEMS if problems and pool["state"] in (HEALTHY, NOT_CLUSTERED) else pool["state"]
+    lease = _lease(store, spec.get("file_system")) if is_clustered else None
+    more = {"clustered": is_clustered, "spec": asked["spec"], "servers": servers, "failover": failover(spec, lease) if is_clustered else None}
+    return {**pool, "state": state, "problems": [*pool["problems"], *problems], **more}
+
+
+def _unheard(name: str, is_clustered: bool) -> dict[str, Any]:
+    """A pool of which no member has told: without a cluster there is nothing to tell."""
+    nothing = dict.fromkeys(("quorate", "told_by", "coordinator", "votes"))
+    lists: dict[str, Any] = {field: [] for field in ("members", "links", "fence_devices", "problems")}
+    return {"name": name, "state": SILENT if is_clustered else NOT_CLUSTERED, **nothing, "stale": False, **lists, "vms": {}}
+
+
+def _lease(store: Store, file_system: Optional[str]) -> Optional[int]:
+    """After how many seconds the locks of a dead server fall, as the servers measured it on the pool file system."""
+    row = store.row(
+        "SELECT max(json_extract(description, '$.measured.lease')) AS lease FROM objects INDEXED BY objects_name"
+        " WHERE kind = 'repository' AND name >= ?1 AND name <= ?1 AND deleted IS NULL",
+        (file_system or "",),
+    )
+    return None if row is None else row["lease"]
+
+
+def failover(spec: Mapping[str, Any], lease: Optional[int]) -> dict[str, Any]:
+    """What a server's death costs, in seconds: until it is noticed, until its power is cut, until its locks have fallen; `expected` is the sum.
+
+    Who is cut is noticed first and cut then; the lease of NFS begins with its last word, so the longer of the two counts. Then the VM starts.
+    """
+    more = TOKEN_COEFFICIENT * max(0, len(spec.get("servers") or ()) - 2)
+    noticed = round(((spec.get("token") or DEFAULT_TOKEN) + more) * NOTICED / 1000, 1)
+    cut = noticed + FENCING_SECONDS
+    return {"noticed": noticed, "fenced": FENCING_SECONDS, "lease": lease, "start": START_SECONDS, "expected": round(max(cut, lease or 0) + START_SECONDS, 1)}
 
 
 def tellers_of(store: Store, name: str) -> list[Teller]:
     """The members of a pool that told of it. Raises NotFound, with the names that are near."""
-    pools = _tellers(store)
+    pools = tellers(store)
     if name not in pools:
         raise NotFound("no server told of such a pool", object=f"server_pool {name}", remedy=near_or_known(name, list(pools)))
     return pools[name]
 
 
-def _tellers(store: Store) -> dict[str, list[Teller]]:
+def tellers(store: Store) -> dict[str, list[Teller]]:
+    """The members that told of each pool, by its name."""
     pools: dict[str, list[Teller]] = {}
     for row in store.rows(TOLD):
         teller = _teller(row)

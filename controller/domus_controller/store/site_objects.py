@@ -17,9 +17,9 @@ from .drift import drift
 from .servers import CONNECTED
 from .values import Page, checked_filters, checked_limit, decode_cursor, encode_cursor, from_json
 
-KINDS = ("network", "repository", "template", "iso")
+KINDS = ("network", "repository", "server_pool", "template", "iso")
 # What of a server's measurement is told with it.
-MEASURED = ("capacity", "free", "available", "mounted", "lease", "problem", "not_for_ha", "bridge")
+MEASURED = ("capacity", "free", "available", "mounted", "lease", "problem", "not_for_ha", "bridge", "joined", "quorate")
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -117,7 +117,7 @@ def _entry(kind: str, row: Row, item: Mapping[str, Any], spec: Optional[Mapping[
         "drift": [one["field"] for one in item.get("drift") or ()],
         "differs": _differing(kind, item.get("spec") or {}, spec or {}),
         **{name: measured[name] for name in MEASURED if name in measured},
-        "problem": measured.get("problem") or (request.get("error") if request.get("state") == "failed" else None),
+        "problem": measured.get("problem") or "; ".join(measured.get("amiss") or ()) or (request.get("error") if request.get("state") == "failed" else None),
     }
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import uuid
 from typing import Any, Optional, Union
 
-from .model.fields import plain
+from .model.fields import plain, public
 from .model.snapshot import Found
 from .planning.live import waiting_now
 
@@ -37,7 +37,7 @@ def describe(kind: str, key: str, found: Found, server_id: str) -> dict[str, Any
         "site": getattr(found.state, "site", None),
         "generation": getattr(found.state, "generation", 0),
         "state": _state(kind, found),
-        "spec": plain(found.spec),
+        "spec": plain(public(found.spec)),
         "recorded": None if found.recorded is None else plain(found.recorded),
         "running": _running(found),
         "measured": _measured(found.state),

@@ -157,6 +157,8 @@ def needs(kind: str, spec: Any) -> Iterable[Target]:
         yield "repository", spec.image.split("/", 1)[0]
     if kind == "virtual_disk":
         yield "repository", spec.repository
+    if kind == "server_pool" and spec.file_system:
+        yield "repository", spec.file_system
     if kind == "vm":
         for nic in spec.nics or ():
             if nic.network:

@@ -53,7 +53,7 @@ def _load_lines(text: str) -> Optional[Snapshot]:
             places[key] = place + 2
         else:
             return None
-    return Snapshot(head.server, objects, head.files)
+    return Snapshot(head.server, objects, head.files, head.lacks)
 
 
 class _Entries(Mapping[str, Found]):

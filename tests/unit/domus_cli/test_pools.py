@@ -23,17 +23,32 @@ POOL: dict[str, Any] = {
     "links": [{"from": "srv1", "link": 0, "address": "10.0.0.1", "member": "h2", "connected": False, "stale": False}],
     "fence_devices": [{"name": "power", "watched_by": ["h1"], "tests": [TEST]}, {"name": "spare", "watched_by": [], "tests": []}],
     "vms": {"web": ["h1"]},
+    "clustered": True,
+    "spec": {"name": "pool1", "file_system": "pool1-fs", "description": "the rack at the door"},
+    "servers": [{"server": "srv1", "state": "present", "stale": False, "drift": ["token"], "differs": [], "problem": "corosync.service does not run"}],
+    "failover": {"noticed": 6.6, "fenced": 5.0, "lease": 90, "start": 3.0, "expected": 93.0},
     "problems": [{"kind": "fencing_failed", "server": "h2", "text": "could not cut the power of h2", "remedy": "domus-agent pool fence-test"}],
 }
 
 
 def test_pools_are_listed(manager: FakeManager, domus: Domus) -> None:
     manager.answers["GET", "/api/v1/server-pools"] = {"items": []}
-    assert "No server told of a clustered pool" in domus("pool", "list").out
+    assert "There is none: write server_pools" in domus("pool", "list").out
     manager.answers["GET", "/api/v1/server-pools"] = {"items": [POOL]}
     line = domus("pool", "list").out.splitlines()[1]
     assert "pool1" in line and "problems" in line and "1 of 2 online" in line
     assert domus("pool", "list", "-o", "json").json() == [POOL]
+
+
+def test_a_pool_without_a_cluster_is_listed_and_shown(manager: FakeManager, domus: Domus) -> None:
+    nothing = dict.fromkeys(("quorate", "coordinator", "told_by", "votes", "failover"))
+    lists: dict[str, Any] = {name: [] for name in ("members", "links", "fence_devices", "problems")}
+    spec = {"name": "lab", "clustered": False}
+    pool = {**POOL, **nothing, **lists, "name": "lab", "state": "not_clustered", "clustered": False, "spec": spec, "vms": {}}
+    manager.answers["GET", "/api/v1/server-pools"] = {"items": [pool]}
+    manager.answers["GET", "/api/v1/server-pools/lab"] = pool
+    assert "not_clustered" in domus("pool", "list").out
+    assert "srv1" in domus("pool", "show", "lab").out
 
 
 def test_a_pool_is_shown_with_what_is_wrong_and_what_to_do(manager: FakeManager, domus: Domus) -> None:
@@ -47,6 +62,10 @@ def test_a_pool_is_shown_with_what_is_wrong_and_what_to_do(manager: FakeManager,
         "never tested",
         "web",
         "could not cut the power of h2",
+        "pool1-fs",
+        "90 s",
+        "about 93 s: noticed after 6.6 s",
+        "drift: token; corosync.service does not run",
     ):
         assert text in said
     assert "-> domus-agent pool fence-test" in said

@@ -11,7 +11,7 @@ from plugins.module_utils import module_glue as glue
 from plugins.module_utils.domus_core.errors import InvalidSpec
 from plugins.module_utils.domus_core.fake_driver.file_driver import FileDriver
 from plugins.module_utils.domus_core.model.document import parse_document
-from plugins.module_utils.domus_core.model.fields import Object, Objects, fields_of
+from plugins.module_utils.domus_core.model.fields import Object, Objects, public_fields
 from plugins.module_utils.domus_core.model.kind import Kind
 from plugins.module_utils.domus_core.model.kinds import BY_NAME, KINDS
 
@@ -21,7 +21,7 @@ PYTHON_TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": li
 def with_examples(spec: type) -> dict[str, Any]:
     """An object with every field that has an example, those of nested objects as well."""
     values = {}
-    for field in fields_of(spec):
+    for field in public_fields(spec):
         if isinstance(field.type, (Object, Objects)):
             nested = with_examples(field.type.spec)
             values[field.name] = nested if isinstance(field.type, Object) else [nested]
@@ -41,7 +41,7 @@ def every_option(options: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_every_field_is_an_option_and_no_option_hides_one(kind: Kind) -> None:
     options = glue.resource_options(kind)
-    fields = {field.name for field in fields_of(kind.spec)}
+    fields = {field.name for field in public_fields(kind.spec)}
     assert fields <= set(options)
     assert not fields & {*glue.COMMON, *glue.CHANGE, *glue.WAIT_FOR}
     assert options["name"]["required"] is True

@@ -46,6 +46,8 @@ def wanted_files(document: PoolDocument) -> list[ManagedFile]:
     files.append(ManagedFile(SETTINGS, (json.dumps(settings, indent=1, sort_keys=True) + "\n").encode(), 0o644))
     for device, told in sorted(document.secrets.items()):
         for option, value in sorted(told.items()):
+            if value is None:
+                continue
             script = f"#!/bin/sh\nprintf '%s\\n' {shlex.quote(value)}\n"  # the shell's own printf: no argument of a process
             files.append(ManagedFile(secret_path(device, option), script.encode(), 0o700))
     return files
@@ -64,8 +66,8 @@ def _key(text: str) -> bytes:
 def write_files(document: PoolDocument, check: bool = False, agent: str = OCF_AGENT) -> list[str]:
     """Make the files as wanted, and take secrets away that nobody wants; returns the paths that change. `check`: only say so. Raises DriverError."""
     files = wanted_files(document)
+    kept = {file.path for file in files} | {secret_path(device, option) for device, told in document.secrets.items() for option in told}
     changed = [file.path for file in files if not _is_as_wanted(file)]
-    kept = {file.path for file in files}
     surplus = [path for path in _secrets_there() if path not in kept]
     link = _read_link(OCF_LINK) != agent
     if not check:

@@ -101,6 +101,14 @@ def _differs(found: dict[str, str], wanted: dict[str, str]) -> bool:
     return _nodes(found) != _nodes(wanted) or any(found.get(name, "0") != wanted.get(name, "0") for name in LIVE)
 
 
+def works_by_its_file() -> bool:
+    """Does Corosync, which runs, work by the file that is there?"""
+    try:
+        return not _differs(_in_force(), _in_file())
+    except (DomusError, OSError):
+        return False
+
+
 def stop_member(check: bool = False) -> list[str]:
     """Stop both, so that this server is no member any more. Raises Conflict while HA VMs run here: Pacemaker would stop them, or move them."""
     done = rest_member(check)

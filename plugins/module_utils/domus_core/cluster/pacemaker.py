@@ -19,7 +19,7 @@ from .pool import Pool
 
 SECONDS = 60.0
 ATTEMPTS = 8
-JOIN_SECONDS, PAUSE = 60.0, 1.0
+JOIN_SECONDS, PAUSE = 120.0, 1.0
 _MOVED_ON = "Update was older"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InvalidSpec
 from .corosync import assign_node_ids
@@ -19,15 +19,29 @@ Scalar = Union[str, int, float, bool]
 class PoolDocument:
     """`authkey` is Corosync's key in base64; `secrets` has device -> option -> value; `settings` become /etc/domus/pool.json.
 
+    A secret that is None stays as it is on the member.
+
     `keeps_vms`: nothing was said of VMs, so they stay as they are.
     """
 
     pool: Pool
     node_ids: Mapping[str, int]
     authkey: str = ""
-    secrets: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    secrets: Mapping[str, Mapping[str, Optional[str]]] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     keeps_vms: bool = False
+
+
+def as_data(document: PoolDocument) -> dict[str, Any]:
+    """The document as `read_pool_document` reads it, secrets in clear."""
+    pool = {name: value for name, value in dataclasses.asdict(document.pool).items() if not (name == "vms" and document.keeps_vms)}
+    for device in pool["devices"]:
+        del device["secrets"]
+    for member in pool["members"]:
+        member["tags"] = sorted(member["tags"])
+    secrets = {device: dict(told) for device, told in document.secrets.items()}
+    told = {"pool": pool, "known_ids": dict(document.node_ids), "secrets": secrets, "settings": dict(document.settings)}
+    return {**told, "authkey": document.authkey}
 
 
 def read_pool_document(data: Any) -> PoolDocument:
@@ -38,9 +52,9 @@ def read_pool_document(data: Any) -> PoolDocument:
     if unknown:
         raise InvalidSpec("there is no such field", field=unknown[0])
     secrets = data.get("secrets", {})
-    if not _fits(secrets, Mapping[str, Mapping[str, Scalar]]):
+    if not _fits(secrets, Mapping[str, Mapping[str, Optional[Scalar]]]):
         raise InvalidSpec("is a mapping of fence devices to their options", field="secrets")
-    secrets = {device: _texts(told) for device, told in secrets.items()}
+    secrets = {device: {name: None if value is None else _text(value) for name, value in told.items()} for device, told in secrets.items()}
     pool = _read_pool(data["pool"], secrets)
     for problem in check_pool(pool):
         raise problem
@@ -51,7 +65,7 @@ def read_pool_document(data: Any) -> PoolDocument:
     return PoolDocument(pool, ids, data.get("authkey", ""), secrets, data.get("settings", {}), "vms" not in data["pool"])
 
 
-def _read_pool(data: Mapping[str, Any], secrets: Mapping[str, Mapping[str, str]]) -> Pool:
+def _read_pool(data: Mapping[str, Any], secrets: Mapping[str, Mapping[str, Any]]) -> Pool:
     devices = [_written_out(device, secrets) for device in _parts(data, "devices", "fencing")]
     told = {
         **data,
@@ -64,14 +78,16 @@ def _read_pool(data: Mapping[str, Any], secrets: Mapping[str, Mapping[str, str]]
     return _made(Pool, told, "server_pool")
 
 
-def _written_out(device: Mapping[str, Any], secrets: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _written_out(device: Mapping[str, Any], secrets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A fence device with the names of its secrets, and with plugs and options as texts: people write 4, 623 or true."""
-    texts = {name: _texts(device[name]) for name in ("servers", "options") if _fits(device.get(name), Mapping[str, Scalar])}
+    texts = {
+        name: {key: _text(value) for key, value in device[name].items()} for name in ("servers", "options") if _fits(device.get(name), Mapping[str, Scalar])
+    }
     return {**device, **texts, "secrets": sorted(secrets.get(device["name"], {}))}
 
 
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parts(data: Mapping[str, Any], name: str, where: str) -> list[Mapping[str, Any]]:

@@ -10,8 +10,10 @@ from typing import Any, Optional
 from ..errors import Conflict
 from ..model.fields import given
 from ..model.secrets import Secret
+from ..model.server_pool import has_quorum_device, host_of
 from ..planning.capacity import Demand, demand_of
 from .pool import FenceDevice, HaVm, Member, Pool, QuorumDevice
+from .pool_document import PoolDocument
 
 # Beyond the lease: until the server that holds the locks has noticed, and the next try has been made.
 BEYOND_LEASE = 20
@@ -20,7 +22,10 @@ HA_FIELDS = ("priority", "start_after", "start_delay", "restart_limit", "restart
 
 @dataclasses.dataclass(frozen=True)
 class ServerFacts:
-    """What is known of a server: its addresses, what may be promised of it, and what its VMs without HA need."""
+    """What is known of a server: its addresses, what may be promised of it, and what its VMs without HA need.
+
+    `address` is where its manager reaches it: its only link in a pool that names no heartbeat networks.
+    """
 
     addresses: tuple[str, ...]
     memory: int
@@ -29,15 +34,15 @@ class ServerFacts:
     cpu_group: Optional[str] = None
     evacuated: bool = False
     others: tuple[Demand, ...] = ()
+    address: Optional[str] = None
 
 
 def pool_of(spec: Any, facts: Mapping[str, ServerFacts], vms: Iterable[HaVm] = (), *, lease: Optional[int] = None) -> Pool:
     """The pool that a specification asks for; `lease` is that of its file system, in seconds. Raises Conflict when a server has no address for a link."""
     values: dict[str, Any] = {name: value for name, value in given(spec).items() if name in ("token", "start_policy")}
-    if spec.quorum_device is not None:
-        values["quorum_device"] = QuorumDevice(**given(spec.quorum_device))
     return Pool(
         spec.name,
+        quorum_device=_quorum_device(spec),
         members=tuple(member_of(name, facts[name], spec.heartbeat or ()) for name in spec.servers or ()),
         devices=tuple(map(device_of, spec.fencing or ())),
         vms=tuple(vms),
@@ -50,7 +55,7 @@ def member_of(name: str, facts: ServerFacts, heartbeat: Iterable[Any]) -> Member
     """A server as a member: its address on each link, and its room without what VMs without HA need."""
     return Member(
         name,
-        addresses=tuple(_address(name, facts.addresses, link) for link in heartbeat),
+        addresses=tuple(_address(name, facts.addresses, link) for link in heartbeat) or _only_address(name, facts),
         memory=max(0, facts.memory - sum(vm.memory for vm in facts.others)),
         cpus=max(0, facts.cpus - sum(vm.cpus for vm in facts.others)),
         tags=facts.tags,
@@ -68,6 +73,12 @@ def _address(server: str, addresses: Iterable[str], link: Any) -> str:
     return found[0]
 
 
+def _only_address(server: str, facts: ServerFacts) -> tuple[str, ...]:
+    if facts.address is None:
+        raise Conflict(f"{server} is known by a name, not by an address", field="heartbeat", remedy="Name the networks on which the servers hear each other")
+    return (facts.address,)
+
+
 def device_of(spec: Any) -> FenceDevice:
     """A fence device; of its secrets only the names."""
     options = spec.options or ()
@@ -81,8 +92,46 @@ def device_of(spec: Any) -> FenceDevice:
     )
 
 
-def secrets_of(spec: Any) -> dict[tuple[str, str], Secret]:
-    """The secrets of a pool's fence devices by device and option: what goes into files of root's on each member."""
+def pool_on_member(spec: Any) -> Pool:
+    """The pool as its members run it, by what the manager told them; servers have the names there that they have for themselves."""
+    members = spec.cluster.members or ()
+    hosts = {member.name: host_of(member) for member in members}
+    values: dict[str, Any] = {name: value for name, value in given(spec).items() if name in ("token", "start_policy")}
+    return Pool(
+        spec.name,
+        members=tuple(
+            Member(host_of(one), one.addresses or (), one.memory or 0, one.cpus or 0, frozenset(one.tags or ()), one.cpu_group or None) for one in members
+        ),
+        devices=tuple(_called(device_of(device), hosts) for device in spec.fencing or ()),
+        quorum_device=_quorum_device(spec),
+        **values,
+    )
+
+
+def _called(device: FenceDevice, hosts: Mapping[str, str]) -> FenceDevice:
+    """The device with the names that servers have for themselves; the plug of one is its name in the document."""
+    servers = {hosts.get(name, name): plug or ("" if hosts.get(name, name) == name else name) for name, plug in device.servers.items()}
+    return dataclasses.replace(device, servers=servers)
+
+
+def _quorum_device(spec: Any) -> Optional[QuorumDevice]:
+    if not has_quorum_device(spec):
+        return None
+    return QuorumDevice(**{name: value for name, value in given(spec.quorum_device).items() if name != "state"})
+
+
+def member_document(spec: Any, settings: Mapping[str, Any]) -> PoolDocument:
+    """What this member is told of its pool, with the secrets that the specification has; of the others only that there is one."""
+    secrets: dict[str, dict[str, Optional[str]]] = {}
+    for (device, option), secret in secrets_of(spec).items():
+        secrets.setdefault(device, {})[option] = secret.reveal() if isinstance(secret, Secret) else None
+    key = spec.cluster.authkey
+    ids = {host_of(member): int(member.node_id) for member in spec.cluster.members or ()}
+    return PoolDocument(pool_on_member(spec), ids, key.reveal() if isinstance(key, Secret) else "", secrets, settings, keeps_vms=True)
+
+
+def secrets_of(spec: Any) -> dict[tuple[str, str], Any]:
+    """The secrets of a pool's fence devices (or what is kept of them) by device and option: what goes into files of root's on each member."""
     return {(device.name, option.name): option.secret for device in spec.fencing or () for option in device.options or () if option.secret is not None}
 
 

@@ -11,6 +11,7 @@ from ..model.iso import IsoState
 from ..model.network import NetworkState
 from ..model.repository import ISOS, TEMPLATES, VIRTUAL_DISKS, RepositoryState, is_shared
 from ..model.server import ServerState
+from ..model.server_pool import ServerPoolState
 from ..model.snapshot import Found, Snapshot
 from ..model.template import TemplateState
 from ..model.virtual_disk import VirtualDiskState, file_name
@@ -33,7 +34,7 @@ def simulate(snapshot: Snapshot, step: Step, site: str) -> Snapshot:
         _tell_vms(objects, snapshot, step)
     if step.kind == "vm" and step.action == "update":
         _tell_virtual_disks(objects, step)
-    return Snapshot(snapshot.server, objects, snapshot.files)
+    return Snapshot(snapshot.server, objects, snapshot.files, snapshot.lacks)
 
 
 def _fingerprint(found: Optional[Found]) -> str:
@@ -136,6 +137,14 @@ def _repository(found: Optional[Found], step: Step) -> Found:
     return Found(spec, state, fingerprint=_fingerprint(found))
 
 
+def _server_pool(found: Optional[Found], step: Step) -> Found:
+    """A member, whose cluster is as it was told."""
+    spec = make(type(step.spec), {name: value for name, value in given(step.spec).items() if name != "state"})
+    clustered = spec.clustered is not False
+    state = dataclasses.replace(found.state if found else ServerPoolState(), registered=True, joined=clustered, quorate=clustered, amiss=())
+    return Found(spec, state, fingerprint=_fingerprint(found))
+
+
 def _image_state(state: Any, folder: str) -> Any:
     def make_state(snapshot: Snapshot, spec: Any) -> Any:
         name, rest = spec.image.split("/", 1)
@@ -151,6 +160,7 @@ _AFTER = {
     "virtual_disk": _virtual_disk,
     "server": _registered(lambda snapshot, spec: ServerState()),
     "repository": lambda snapshot, found, step, site: _repository(found, step),
+    "server_pool": lambda snapshot, found, step, site: _server_pool(found, step),
     "template": _registered(_image_state(TemplateState, TEMPLATES)),
     "iso": _registered(_image_state(IsoState, ISOS)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import threading
@@ -49,12 +50,14 @@ class _Kernel:
 
     def read(self) -> dict[str, Any]:
         return {
+            "node": self._text("proc/sys/kernel/hostname"),
             "kernel": self._text("proc/sys/kernel/osrelease"),
             "distribution": self._distribution(),
             "booted_at": self._booted_at(),
             "machine": self._machine(),
             "block_devices": self._each("sys/block", self._block_device),
             "interfaces": self._each("sys/class/net", self._interface),
+            "addresses": self._addresses(),
             "huge_pages": self._huge_pages(),
         }
 
@@ -118,6 +121,19 @@ class _Kernel:
             "master": self._target(f"{place}/master"),
             "ports": [one for one in self._ports(name) if not _OF_VMS.fullmatch(one)],
         }
+
+    def _addresses(self) -> list[str]:
+        """The server's own addresses, but for those that only it can reach: loopback and link-local ones."""
+        found: set[str] = set()
+        before = ""
+        for line in (self._text("proc/net/fib_trie") or "").splitlines():
+            if "/32 host LOCAL" in line:
+                found.add(before.split()[-1])
+            before = line
+        for line in (self._text("proc/net/if_inet6") or "").splitlines():
+            found.add(str(ipaddress.IPv6Address(int(line.split()[0], 16))))
+        addresses = [ipaddress.ip_address(one) for one in found]
+        return [str(one) for one in sorted(addresses, key=lambda one: (one.version, int(one))) if not one.is_loopback and not one.is_link_local]
 
     def _kind(self, name: str) -> str:
         place = f"sys/class/net/{name}"

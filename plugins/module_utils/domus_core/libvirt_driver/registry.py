@@ -36,12 +36,12 @@ class Registry:
             raise DriverError(f"{path} can not be read: {error}", object=f"{kind} {name}", remedy="Delete that file, and apply again") from None
         return data if isinstance(data, dict) else None
 
-    def write(self, kind: str, name: str, data: dict[str, Any]) -> None:
-        """Keep an object; after a crash either the old or the new is there. Raises NoCapacity on a full disk."""
+    def write(self, kind: str, name: str, data: dict[str, Any], mode: int = 0o644) -> None:
+        """Keep an object in a file of this mode; after a crash either the old or the new is there. Raises NoCapacity on a full disk."""
         path = self._path(kind, name)
         try:
             make_folder(os.path.dirname(path), 0o755)
-            write_atomically(path, json.dumps(data).encode())
+            write_atomically(path, json.dumps(data).encode(), mode)
         except OSError as error:
             raise explain(error, f"writing {path}", path).located(f"{kind} {name}") from None
 

@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One line of a kind's table."""
+    """One line of a kind's table. One that is `internal` is between manager and servers: no person writes it, and no reference shows it."""
 
     name: str
     type: FieldType
@@ -38,6 +38,7 @@ class Field:
     default: Any = None
     required: bool = False
     secret: bool = False
+    internal: bool = False
     matches: Optional[Callable[[Any, Any], bool]] = None
     example: Any = None
 
@@ -61,6 +62,11 @@ def fields_of(spec: Any) -> tuple[Field, ...]:
         field: Field = declared.metadata["field"]
         table.append(dataclasses.replace(field, name=declared.name))
     return tuple(table)
+
+
+def public_fields(spec: Any) -> tuple[Field, ...]:
+    """The lines of a table that people write and see."""
+    return tuple(field for field in fields_of(spec) if not field.internal)
 
 
 def field_named(spec: Any, name: str) -> Field:
@@ -238,6 +244,17 @@ def plain(value: Any, *, mask: bool = True) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(entry, mask=mask) for key, entry in value.items()}
     return {name: plain(entry, mask=mask) for name, entry in vars(value).items() if entry is not None}
+
+
+def public(spec: SpecType) -> SpecType:
+    """The specification without what is between manager and servers."""
+    hidden = _internal(type(spec))
+    return make(type(spec), {name: value for name, value in given(spec).items() if name not in hidden}) if hidden else spec
+
+
+@once
+def _internal(spec: Any) -> frozenset[str]:
+    return frozenset(field.name for field in fields_of(spec) if field.internal)
 
 
 def restore(spec: type[SpecType], data: Mapping[str, Any]) -> SpecType:

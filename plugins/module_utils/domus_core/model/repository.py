@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Optional
 
 from ..errors import InvalidSpec
-from .field_types import AbsolutePath, Flag, HostAddress, Integer, Name, Text, Version
+from .field_types import AbsolutePath, Choice, Flag, HostAddress, Integer, Name, Text, Version
 from .fields import CREATION, IGNORE, Object, attribute, given, make
 from .kind import SITE, Kind, is_absent, placement, presence
 
@@ -33,6 +33,12 @@ class NfsSpec:
     timeo: Optional[int] = attribute(Integer(1, 6000), "Tenths of a second until a request is sent again.", default=600, example=600)
     retrans: Optional[int] = attribute(Integer(0, 100), "How often a request is sent again before the kernel reports it.", default=2, example=2)
     nconnect: Optional[int] = attribute(Integer(1, 16), "How many TCP connections are used.", default=1, example=4)
+    lookup_cache: Optional[str] = attribute(
+        Choice("positive", "none"),
+        "`none`: each name is looked up anew, so that what another server has written is seen at once; for the file system of a server pool.",
+        default="positive",
+        example="none",
+    )
     read_only: Optional[bool] = attribute(Flag(), "Nothing is made or changed in it: for ISO images and templates.", default=False, example=False)
 
 

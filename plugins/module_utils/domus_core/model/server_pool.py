@@ -1,14 +1,14 @@
-"""Kind server pool: servers that keep each other's VMs up. Its table; `kinds.py` does not know it yet, since nothing realizes it yet."""
+"""Kind server pool: servers that belong together; clustered, they keep each other's VMs up."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Optional
+from typing import Any, Optional
 
 from ..errors import InvalidSpec
-from .field_types import Choice, Flag, HostAddress, Integer, ListOf, Name, SecretText, Subnet, Text
-from .fields import CREATION, Object, Objects, attribute
+from .field_types import Choice, Flag, HostAddress, Integer, IpAddress, ListOf, Name, SecretText, Size, Subnet, Text
+from .fields import CREATION, IGNORE, Object, Objects, attribute, given, make
 from .kind import SITE, Kind, is_absent, presence
 
 START_POLICIES = ("best", "balanced", "current")
@@ -29,7 +29,10 @@ class FencedServerSpec:
 
     name: str = attribute(Name(), "The server.", required=True, example="srv1")
     plug: Optional[str] = attribute(
-        Text(64, pattern=r"[^\s:;=]+", noun="a plug"), "What the device calls it: an outlet, a slot, a name.", default="its name", example="4"
+        Text(64, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.,+@-]*", noun="a plug"),
+        "What the device calls it: an outlet, a slot, a name.",
+        default="its name",
+        example="4",
     )
 
 
@@ -73,6 +76,31 @@ class QuorumDeviceSpec:
     algorithm: Optional[str] = attribute(
         Choice("ffsplit", "lms"), "`ffsplit` for an even number of servers; `lms` lets the last server go on.", default="ffsplit", example="ffsplit"
     )
+    state: Optional[str] = presence("Whether it has a vote in the pool.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolMemberSpec:
+    """What the members of a pool are told of one of them; sizes in bytes. None means not managed."""
+
+    name: str = attribute(Name(), "The server.", required=True, example="srv1")
+    host: Optional[str] = attribute(
+        Text(64, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", noun="a host name"), "What it calls itself, and Corosync and Pacemaker call it.", example="srv1"
+    )
+    node_id: Optional[int] = attribute(Integer(1, 2**31 - 1), "Its number, which it keeps.", example=1)
+    addresses: Optional[tuple[str, ...]] = attribute(ListOf(IpAddress(), most=8), "Its address on each heartbeat network.", example=["192.0.2.11"])
+    memory: Optional[int] = attribute(Size(), "What VMs may have of it.", compare=IGNORE, example="60GiB")
+    cpus: Optional[int] = attribute(Integer(0, 1_000_000), "How many virtual CPUs may be placed on it.", compare=IGNORE, example=32)
+    tags: Optional[tuple[str, ...]] = attribute(ListOf(Name()), "Its tags.", compare=IGNORE, example=["ssd"])
+    cpu_group: Optional[str] = attribute(Text(), "Its CPU compatibility group.", compare=IGNORE, example="rack1-cpus")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSpec:
+    """What the manager tells the members of a clustered pool of each other; None means not managed."""
+
+    members: Optional[tuple[PoolMemberSpec, ...]] = attribute(Objects(PoolMemberSpec, most=MOST_SERVERS), "All members, in the order of `servers`.")
+    authkey: Optional[str] = attribute(SecretText(2000), "Corosync's key, in base64.", secret=True, example="bm90IGEga2V5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +123,15 @@ class ServerPoolSpec:
     )
     fencing: Optional[tuple[FenceDeviceSpec, ...]] = attribute(Objects(FenceDeviceSpec, most=128), "The devices that cut the power of its servers.")
     quorum_device: Optional[QuorumDeviceSpec] = attribute(Object(QuorumDeviceSpec), "A vote from outside, for two or another even number of servers.")
+    untested_fencing: Optional[bool] = attribute(
+        Flag(),
+        "HA is allowed although a fence device has not passed a test: when that device fails, the VMs of a server that died stay down. Shown as a problem.",
+        default=False,
+        example=False,
+    )
     start_policy: Optional[str] = attribute(Choice(*START_POLICIES), "Where its VMs start, unless they say so themselves.", default="best", example="best")
-    state: Optional[str] = presence()
+    cluster: Optional[ClusterSpec] = attribute(Object(ClusterSpec), "What the manager tells its members of each other.", compare=IGNORE, internal=True)
+    state: Optional[str] = presence("Whether it is to exist. `absent` ends it; it is refused while HA VMs run in it.")
 
     def check(self) -> list[InvalidSpec]:
         """The ways in which the fields contradict each other."""
@@ -104,9 +139,11 @@ class ServerPoolSpec:
 
     def _contradictions(self) -> Iterator[InvalidSpec]:
         if self.clustered is False:
-            for name in ("heartbeat", "fencing", "quorum_device", "file_system"):
+            for name in ("heartbeat", "fencing", "quorum_device", "file_system", "untested_fencing"):
                 if getattr(self, name):
                     yield InvalidSpec("goes only with a clustered pool", field=name)
+        if self.servers == ():
+            yield InvalidSpec("names no server", field="servers", remedy="Name one; to end the pool write state: absent")
         for device in self.fencing or ():
             for server in device.servers or ():
                 if self.servers is not None and server.name not in self.servers:
@@ -136,11 +173,44 @@ class HaSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ServerPoolState:
-    """What was measured of a pool."""
+    """What was measured of a pool on one of its servers; `lease` in seconds.
 
+    `registered` is False for a cluster that a role has made and no document has named yet. `members` are those that are online, and `vms` the HA VMs
+    that run here. `amiss` is what is not as it was written here: files, services, Pacemaker's configuration. `lease` is after how long the locks of
+    a server that died fall, None when the pool file system does not tell.
+    """
+
+    registered: bool = True
+    joined: bool = False
     quorate: bool = False
     members: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    vms: tuple[str, ...] = ()
+    amiss: tuple[str, ...] = ()
+    lease: Optional[int] = None
 
 
-SERVER_POOL_KIND = Kind("server_pool", "server_pools", ServerPoolSpec, ServerPoolState, SITE, "Servers that keep each other's VMs up.")
+def is_clustered(spec: Any) -> bool:
+    """Do Corosync and Pacemaker run on the servers of this pool?"""
+    return spec.clustered is not False
+
+
+def host_of(member: Any) -> str:
+    """What Corosync and Pacemaker call a member."""
+    return str(member.host or member.name)
+
+
+def has_quorum_device(spec: Any) -> bool:
+    """Is there a vote from outside?"""
+    return spec.quorum_device is not None and not is_absent(spec.quorum_device)
+
+
+def completed_pool(wanted: Any, found: Any = None) -> Any:
+    """The specification of a pool after what is `wanted`: a list that is given is the whole list, what is left out stays."""
+    values = {**({"clustered": True} if found is None else given(found)), **given(wanted)}
+    values.pop("state", None)
+    if values.get("quorum_device") is not None and is_absent(values["quorum_device"]):
+        del values["quorum_device"]
+    return make(ServerPoolSpec, values)
+
+
+SERVER_POOL_KIND = Kind("server_pool", "server_pools", ServerPoolSpec, ServerPoolState, SITE, "Servers that belong together; clustered, they keep VMs up.")

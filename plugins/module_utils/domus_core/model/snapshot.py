@@ -40,11 +40,15 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A server with all its objects: per kind, by key; `files` are the images in repositories, by `repository/folder/file`."""
+    """A server with all its objects: per kind, by key; `files` are the images in repositories, by `repository/folder/file`.
+
+    `lacks` is what a server that is to be a member of a clustered pool has not got: by the pool's name, each a noun.
+    """
 
     server: ServerState
     objects: Mapping[str, Mapping[str, Found]]
     files: Mapping[str, ImageFile] = dataclasses.field(default_factory=dict)
+    lacks: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def find(self, kind: str, key: str) -> Optional[Found]:
         """One object, or None."""
@@ -63,7 +67,8 @@ def snapshot_as_dict(snapshot: Snapshot) -> dict[str, Any]:
     """
     objects = {kind: {key: _found_as_dict(found) for key, found in entries.items()} for kind, entries in snapshot.objects.items()}
     files = {reference: dataclasses.asdict(file) for reference, file in snapshot.files.items()}
-    return {"format": FORMAT, "server": dataclasses.asdict(snapshot.server), "files": files, "objects": objects}
+    lacks = {"lacks": {name: list(lacking) for name, lacking in snapshot.lacks.items()}} if snapshot.lacks else {}
+    return {"format": FORMAT, "server": dataclasses.asdict(snapshot.server), "files": files, **lacks, "objects": objects}
 
 
 def _found_as_dict(found: Found) -> dict[str, Any]:
@@ -85,9 +90,10 @@ def snapshot_from_dict(data: Any) -> Snapshot:
         server = _state(ServerState, data["server"])
         objects = {kind: {key: found_from_dict(kind, found) for key, found in entries.items()} for kind, entries in data["objects"].items()}
         files = {reference: ImageFile(**file) for reference, file in data.get("files", {}).items()}
+        lacks = {name: tuple(lacking) for name, lacking in data.get("lacks", {}).items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(error) from None
-    return Snapshot(server, objects, files)
+    return Snapshot(server, objects, files, lacks)
 
 
 def found_from_dict(kind: str, data: Any) -> Found:

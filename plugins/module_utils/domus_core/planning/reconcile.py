@@ -16,6 +16,7 @@ from ..model.snapshot import Found, Snapshot
 from .comparison import compare, creation, deletion
 from .disks import plan_virtual_disk
 from .repositories import plan_repository, with_storage
+from .server_pools import plan_server_pool
 from .site_view import SiteView, guard_unused
 from .steps import CREATE, DELETE, START, STOP, UPDATE, Change, Step, step
 from .vms import plan_vm
@@ -156,6 +157,7 @@ _PLANNERS: dict[str, Callable[[SiteView, Any, Optional[Found]], list[Step]]] = {
     "server": _plan_simple("server", _check_nothing),
     "network": _plan_network,
     "repository": plan_repository,
+    "server_pool": plan_server_pool,
     "template": _plan_simple("template", _check_image(TEMPLATES)),
     "iso": _plan_simple("iso", _check_image("ISOs")),
     "virtual_disk": plan_virtual_disk,

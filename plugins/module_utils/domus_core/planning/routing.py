@@ -28,16 +28,18 @@ class Routed:
     placements: Mapping[str, Placement]
 
 
-def route(document: Mapping[str, Any], servers: Iterable[Server], located: Located) -> Routed:
+def route(document: Mapping[str, Any], servers: Iterable[Server], located: Located, pools: Optional[Located] = None) -> Routed:
     """What each server gets; entries are as written, but what they say of servers is resolved to names.
 
     `located` are the ids of the servers on which a VM of that name was found, or promised. A VM goes where it is, a new one to its `server`,
     else to the only one there is, else to where it is placed. What says `servers` goes there, by name, id or tag; an object of kind
     server to the one of its name; the rest to all that get something, or else to all.
+    `pools` are the ids of the servers of each server pool: it goes to those that it names, else to those that it has; those that it names
+    no more get it with `state: absent`.
     Raises InvalidSpec, NotFound, Conflict, NoCapacity, or Refused with all of them.
     """
     site = parse_document(document)
-    router = _Router(site, servers, located)
+    router = _Router(site, servers, located, pools or {})
     placed = [(kind, entry, spec, router.targets(kind.name, spec)) for kind in KINDS for entry, spec in _entries(kind, document, site)]
     if not router.names and placed and not router.problems:
         router.problems.append(NotFound("there is no server yet", object="document", remedy="Take one over first: domus server add"))
@@ -45,6 +47,7 @@ def route(document: Mapping[str, Any], servers: Iterable[Server], located: Locat
     if router.problems:
         raise Refused(router.problems) if len(router.problems) > 1 else router.problems[0]
     settled = [(kind.section, entry, [homes[spec.name].server] if targets == [] else targets) for kind, entry, spec, targets in placed]
+    settled += [("server_pools", {"name": name, "state": "absent"}, leaving) for name, leaving in router.leaving().items()]
     return Routed(_documents(document, settled, router.names), homes)
 
 
@@ -55,9 +58,10 @@ def _entries(kind: Any, document: Mapping[str, Any], site: Site) -> Iterable[tup
 class _Router:
     """Finds the servers of each object; what can not be found is kept in `problems`."""
 
-    def __init__(self, site: Site, servers: Iterable[Server], located: Located) -> None:
+    def __init__(self, site: Site, servers: Iterable[Server], located: Located, pools: Located) -> None:
         self.problems: list[DomusError] = []
         self._site = site
+        self._pools = pools
         self._servers = {one.id: _as_wanted(one, site) for one in servers}
         self._located = located
         self.names = {one.id: one.name for one in self._servers.values()}
@@ -74,6 +78,12 @@ class _Router:
                 self._targets[object] = None
         return self._targets[object]
 
+    def leaving(self) -> dict[str, list[str]]:
+        """The servers that each pool of the document has, and names no more."""
+        staying = {name: self.targets("server_pool", spec) or () for name, spec in self._site.wanted("server_pool").items()}
+        found = {name: [one for one in self._pools.get(name, ()) if one in self.names and one not in kept] for name, kept in staying.items()}
+        return {name: leaving for name, leaving in found.items() if leaving}
+
     def homes(self, vms: Sequence[Any]) -> dict[str, Placement]:
         """Where the VMs go that say nothing of it, the rules of those that do being kept as well."""
         offered = self._offered()
@@ -89,6 +99,8 @@ class _Router:
             return self._home(spec)
         if kind == "server":
             return [self._server(spec.name, "name")]
+        if kind == "server_pool":
+            return self._members(spec)
         if spec.servers == ():
             raise InvalidSpec("names no server", field="servers", remedy="Name one, or leave it out: then all servers that get something have it")
         return None if spec.servers is None else list(dict.fromkeys(one for name in spec.servers for one in self._named(name)))
@@ -110,6 +122,33 @@ class _Router:
             return []
         # One that is nowhere is absent already: whoever is asked says so.
         return [min(self._servers.values(), key=lambda one: (one.closed is not None, one.name, one.id)).id]
+
+    def _members(self, spec: Any) -> list[str]:
+        """The servers of a pool; of one that ends all that it has. Raises InvalidSpec, NotFound, Conflict for one that is in another pool."""
+        there = [one for one in self._pools.get(spec.name, ()) if one in self.names]
+        named = list(dict.fromkeys(self._server(one, "servers") for one in spec.servers or ()))
+        if is_absent(spec):
+            return there or named or list(self.names)[:1]
+        members = there if spec.servers is None else named
+        if not members:
+            raise InvalidSpec("is missing", field="servers", remedy="Name the servers of the pool")
+        for one in members:
+            if (other := self._pool_of(one, spec.name)) is not None:
+                remedy = f"Take it out of {other}, in the same document if you like"
+                raise Conflict(f"is in server pool {other}", field="servers", value=self.names[one], remedy=remedy)
+        return members
+
+    def _pool_of(self, server: str, own: str) -> Optional[str]:
+        """The other pool that a server is, or is to be, in."""
+        wanted = self._site.wanted("server_pool")
+        for name in dict.fromkeys([*wanted, *self._pools]):
+            spec = wanted.get(name)
+            if name == own or (spec is not None and is_absent(spec)):
+                continue
+            named = None if spec is None or spec.servers is None else {server, self.names[server]}.intersection(spec.servers)
+            if named or (named is None and server in self._pools.get(name, ())):
+                return name
+        return None
 
     def _named(self, reference: str) -> list[str]:
         if not reference.startswith(TAG):

@@ -200,7 +200,8 @@ def _repository_users(view: SiteView, key: str) -> list[str]:
     found = view.snapshot.find("repository", key)
     if found is None or not is_shared(found.spec):  # the disks of a shared one stay: other servers use them
         users += [f"virtual_disk {name}" for name, dummy in view.snapshot.all("virtual_disk") if inside(name) and view.future("virtual_disk", name)]
-    return users + [f"vm {name}" for name, spec in view.future_vms() if any(inside(disk.file) for disk in spec.disks or ())]
+    pools = [f"server_pool {name}" for name, dummy in view.snapshot.all("server_pool") if getattr(view.future("server_pool", name), "file_system", None) == key]
+    return users + pools + [f"vm {name}" for name, spec in view.future_vms() if any(inside(disk.file) for disk in spec.disks or ())]
 
 
 _USERS = {"network": _network_users, "template": _template_users, "iso": _iso_users, "virtual_disk": _disk_users, "repository": _repository_users}

@@ -16,7 +16,8 @@ from .plugin import StoragePlugin
 PORT = 2049
 FILE_SYSTEMS = ("nfs", "nfs4")
 # Images are data. What another server has made is to be seen soon: no absence is remembered, and a directory for 5 s only.
-SAFE = "nosuid,nodev,noexec,lookupcache=pos,acdirmin=1,acdirmax=5,retry=0"
+SAFE = "nosuid,nodev,noexec,lookupcache={cache},acdirmin=1,acdirmax=5,retry=0"
+LOOKUPS = {None: "pos", "positive": "pos", "none": "none"}
 NO_LEASE = "NFSv3 keeps the locks of a server that died for ever: use version 4"
 
 
@@ -94,7 +95,7 @@ def source_of(nfs: Optional[NfsSpec]) -> str:
 def mount_options(nfs: Optional[NfsSpec]) -> str:
     """The options of mount(8) (nfs(5))."""
     values = vars(nfs) if nfs is not None else {}
-    options = [f"vers={values.get('version') or '4.2'}", "soft" if values.get("soft") else "hard", SAFE]
+    options = [f"vers={values.get('version') or '4.2'}", "soft" if values.get("soft") else "hard", SAFE.format(cache=LOOKUPS[values.get("lookup_cache")])]
     options += [f"{name}={values[name]}" for name in ("timeo", "retrans", "nconnect") if values.get(name) is not None]
     options.append("ro" if values.get("read_only") else "rw")
     return ",".join(options)

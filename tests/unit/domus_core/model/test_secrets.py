@@ -21,13 +21,23 @@ from domus_core.planning.reconcile import plan
 from domus_core.rendering import render_diff, render_plan
 from domus_core.snapshots import dump_snapshot, load_snapshot
 
-CANARIES = ("canary-a", "canary-b", "canary-c")
+CANARIES = ("canary-a", "canary-b", "canary-c", "canary-d", "canary-e")
 VM: dict[str, Any] = {"name": "a", "state": "running", "vnc": {"password": "canary-a"}, "cloud_init": {"user_data": "canary-b", "network_config": "canary-c"}}
 
 
+POOL: dict[str, Any] = {
+    "name": "rack1",
+    "servers": ["srv1"],
+    "file_system": "main",
+    "fencing": [{"name": "bmc", "agent": "fence_ipmilan", "servers": [{"name": "srv1"}], "options": [{"name": "password", "secret": "canary-d"}]}],
+    "cluster": {"members": [{"name": "srv1", "node_id": 1, "addresses": ["192.0.2.1"]}], "authkey": "canary-e"},
+}
+
+
 def document(**fields: Any) -> dict[str, Any]:
-    """One VM with a canary in every secret field."""
-    return {"site": "paris", "vms": [{**copy.deepcopy(VM), **fields}]}
+    """One VM, and one pool, with a canary in every secret field."""
+    repositories = [{"name": "main", "path": "/srv/main", "shared": True}]
+    return {"site": "paris", "repositories": repositories, "server_pools": [copy.deepcopy(POOL)], "vms": [{**copy.deepcopy(VM), **fields}]}
 
 
 def assert_clean(*texts: Any) -> None:
@@ -47,7 +57,8 @@ def secret_fields(spec: type, way: str = "") -> list[str]:
 
 
 def test_every_secret_field_holds_a_canary() -> None:
-    assert sorted(field for kind in KINDS for field in secret_fields(kind.spec)) == ["cloud_init.network_config", "cloud_init.user_data", "vnc.password"]
+    of_vms = ["cloud_init.network_config", "cloud_init.user_data", "vnc.password"]
+    assert sorted(field for kind in KINDS for field in secret_fields(kind.spec)) == sorted([*of_vms, "cluster.authkey", "fencing.options.secret"])
 
 
 def test_nothing_that_prints_shows_a_secret() -> None:

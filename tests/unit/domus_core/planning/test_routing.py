@@ -213,3 +213,35 @@ def test_who_names_a_server_answers_for_its_room_but_not_for_its_maintenance() -
 
 def test_a_vm_that_is_nowhere_is_absent_already() -> None:
     assert placed({"vms": [{"name": "a", "state": "absent"}]}) == {"srv1": ["a"]}
+
+
+def pooled(wanted: list[dict[str, Any]], **pools: list[str]) -> dict[str, list[tuple[str, Any]]]:
+    """Per server name the pools that it gets, each with its state or its servers."""
+    parts = route_whole({"server_pools": wanted}, fleet(SERVERS), {}, pools).documents
+    return {SERVERS[one]: [(entry["name"], entry.get("state") or entry.get("servers")) for entry in part["server_pools"]] for one, part in parts.items()}
+
+
+def test_a_pool_goes_to_its_servers_and_those_that_it_names_no_more_leave_it() -> None:
+    wanted = [{"name": "rack1", "servers": ["srv1", TWO]}]
+    assert pooled(wanted) == {"srv1": [("rack1", ["srv1", "srv2"])], "srv2": [("rack1", ["srv1", "srv2"])]}
+    assert pooled(wanted, rack1=[ONE, THREE])["srv3"] == [("rack1", "absent")]
+
+
+def test_a_pool_that_names_no_servers_goes_to_those_that_it_has() -> None:
+    assert pooled([{"name": "rack1", "token": 2000}], rack1=[TWO]) == {"srv2": [("rack1", None)]}
+    assert pooled([{"name": "rack1", "state": "absent"}], rack1=[TWO, THREE]) == {name: [("rack1", "absent")] for name in ("srv2", "srv3")}
+    with pytest.raises(InvalidSpec) as told:
+        pooled([{"name": "rack1"}])
+    assert told.value.field == "servers"
+
+
+def test_a_server_is_in_one_pool() -> None:
+    twice = [{"name": "rack1", "servers": ["srv1"]}, {"name": "rack2", "servers": ["srv1"]}]
+    for wanted, there in ((twice, {}), (twice[1:], {"rack1": [ONE]})):
+        with pytest.raises(DomusError) as told:
+            pooled(wanted, **there)
+        assert "is in server pool rack" in str(told.value)
+    moved = [{"name": "rack1", "servers": ["srv2"]}, {"name": "rack2", "servers": ["srv1"]}]
+    assert pooled(moved, rack1=[ONE, TWO])["srv1"] == [("rack2", ["srv1"]), ("rack1", "absent")]
+    ended = [{"name": "rack1", "state": "absent"}, {"name": "rack2", "servers": ["srv1"]}]
+    assert pooled(ended, rack1=[ONE]) == {"srv1": [("rack1", "absent"), ("rack2", ["srv1"])]}
