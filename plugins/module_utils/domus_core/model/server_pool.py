@@ -10,6 +10,7 @@ from ..errors import InvalidSpec
 from .field_types import Choice, Flag, HostAddress, Integer, IpAddress, ListOf, Name, SecretText, Size, Subnet, Text
 from .fields import CREATION, IGNORE, Object, Objects, attribute, given, make
 from .kind import SITE, Kind, is_absent, presence
+from .policy import PolicySpec
 
 START_POLICIES = ("best", "balanced", "current")
 MOST_SERVERS = 32
@@ -130,6 +131,7 @@ class ServerPoolSpec:
         example=False,
     )
     start_policy: Optional[str] = attribute(Choice(*START_POLICIES), "Where its VMs start, unless they say so themselves.", default="best", example="best")
+    policy: Optional[PolicySpec] = attribute(Object(PolicySpec), "How the manager keeps its servers balanced, or few of them on; nothing is done without.")
     cluster: Optional[ClusterSpec] = attribute(Object(ClusterSpec), "What the manager tells its members of each other.", compare=IGNORE, internal=True)
     state: Optional[str] = presence("Whether it is to exist. `absent` ends it; it is refused while HA VMs run in it.")
 
