@@ -283,7 +283,7 @@ METHODS: dict[str, Method] = {
     "find_vms": Method(Methods._find_vms, parameters={"vms": Parameter((list,))}),
     "baseline_cpu": Method(Methods._baseline_cpu, parameters={"cpus": Parameter((list,))}),
     "fence_test": Method(Methods._fence_test, parameters={"cut": _MAYBE_TEXT}),
-    "power_off": Method(Methods._power_off, parameters={"reason": Parameter((str,), "")}),
+    "power_off": Method(Methods._power_off, parameters={"reason": _TEXT}),
     "power_on": Method(Methods._power_on, parameters={"server": _MAYBE_TEXT, "macs": Parameter((list,), [])}),
     "pool_membership": Method(Methods._pool_membership),
     "resync": Method(Methods._resync),

@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 from domus_core.cluster.corosync_state import Votes, read_votes
 from domus_core.cluster.member_services import UNITS, is_active, rest_member, start_member
 from domus_core.cluster.waking import power_on, send_magic_packets
-from domus_core.errors import Busy, Conflict, DomusError
+from domus_core.errors import Busy, Conflict, DomusError, Forbidden
 from domus_core.libvirt_driver.connection import libvirt, told
 from domus_core.libvirt_driver.tools import ask, run
 
@@ -27,10 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class Power:
-    """`busy` says what is under way here (empty: nothing); `is_ending` is true from the order to switch off on."""
+    """`busy` says what is under way here (empty: nothing); `is_ending` is true from the order to switch off on. Unless `is_allowed` it is refused."""
 
     def __init__(self, connections: Connections, busy: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> None:
         self._connections, self._busy, self._clock = connections, busy, clock
+        self.is_allowed = False
         self._since: Optional[float] = None
         self._lock = threading.Lock()
 
@@ -45,7 +46,10 @@ class Power:
             raise Conflict("is being switched off", object=f"server {platform.node()}", remedy="Choose another server, or switch it on: domus server power-on")
 
     def off(self, reason: str) -> dict[str, Any]:
-        """Switch this server off. Raises Conflict while VMs run here or its pool needs it, Busy while something is under way; then it stays on."""
+        """Switch this server off. Raises Forbidden by its settings, Conflict while VMs run here or its pool needs it, Busy while something is under way."""
+        if not self.is_allowed:
+            remedy = "Set power_off: true in /etc/domus/agent.yml there, if that is wanted"
+            raise Forbidden("its agent is set to switch it off for nobody", object=f"server {platform.node()}", field="power_off", remedy=remedy)
         with self._lock:
             self._since = self._clock()
             try:

@@ -10,7 +10,7 @@ import pytest
 from domus_agent import power as module
 from domus_agent.power import GIVE_UP_SECONDS, Power, require_quorum_without
 from domus_core.cluster.corosync_state import Votes
-from domus_core.errors import Busy, Conflict, DomusError
+from domus_core.errors import Busy, Conflict, DomusError, Forbidden
 
 
 class Domain:
@@ -63,7 +63,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 @pytest.fixture
 def power(server: Server) -> Power:
-    return Power(server, lambda: server.busy, lambda: server.time)  # type: ignore[arg-type]
+    made = Power(server, lambda: server.busy, lambda: server.time)  # type: ignore[arg-type]
+    made.is_allowed = True
+    return made
 
 
 def wait_for(server: Server, what: str) -> None:
@@ -80,6 +82,14 @@ def test_a_server_on_which_nothing_runs_is_switched_off_and_takes_no_work_from_t
         power.refuse_work()
     server.time += GIVE_UP_SECONDS + 1
     power.refuse_work()
+
+
+def test_a_server_whose_settings_forbid_it_stays_on(server: Server, power: Power) -> None:
+    power.is_allowed = False
+    with pytest.raises(Forbidden, match="for nobody"):
+        power.off("")
+    power.refuse_work()
+    assert server.done == []
 
 
 def test_it_stays_on_while_vms_run_or_something_is_under_way(server: Server, power: Power) -> None:
