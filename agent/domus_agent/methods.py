@@ -13,6 +13,7 @@ from domus_core import engine
 from domus_core.clients.wire import PROTOCOLS
 from domus_core.cluster.fence_tests import ask_devices, cut_power
 from domus_core.cluster.member_sight import membership
+from domus_core.cluster.outside import has_systemd, pool_action
 from domus_core.errors import DomusError, Forbidden, InvalidSpec, NotFound
 from domus_core.libvirt_driver.adoption import adopt
 from domus_core.libvirt_driver.server import describe_server
@@ -31,6 +32,7 @@ from .store import AgentStore
 LONGEST_WAIT, SHORT_WAIT = 20.0, 0.5
 # Each holds a thread of the door; beyond that they wait shortly, so that other calls find one.
 MOST_WAITING = 32
+FENCE_SECONDS = 70.0
 MOST_SOUGHT = 10_000
 MOST_CPUS = 512
 MOST_MACS = 256
@@ -210,6 +212,9 @@ class Methods:
 
     def _fence_test(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         directory, own, server = self._connections.state_directory, platform.node(), parameters["cut"]
+        if has_systemd():  # as Pacemaker runs them: a fence agent may need what this unit has not got
+            asked = ["--cut", server] if server else []
+            return pool_action("fence-test", "--report", *asked, timeout=FENCE_SECONDS)
         tests = cut_power(directory, own, server) if server else ask_devices(directory, own)
         return {"tests": [dataclasses.asdict(test) for test in tests]}
 

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 
 from domus_core.cluster.corosync_state import Votes, read_votes
 from domus_core.cluster.member_services import UNITS, is_active, rest_member, start_member
+from domus_core.cluster.outside import has_systemd, pool_action
 from domus_core.cluster.waking import power_on, send_magic_packets
 from domus_core.errors import Busy, Conflict, DomusError, Forbidden
 from domus_core.libvirt_driver.connection import libvirt, told
@@ -20,6 +21,8 @@ from .connections import Connections
 
 # The answer gets to the manager first.
 DELAY = 1.0
+# Devices take a minute, one after the other.
+DEVICE_SECONDS = 190.0
 # A server that still runs then was not switched off, whatever was the reason: it takes work again.
 GIVE_UP_SECONDS = 600.0
 MOST_NAMED = 10
@@ -65,8 +68,7 @@ class Power:
     def on(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Wake another server: by the fence devices of this pool when `server` is its host name there, and the network cards `macs`."""
         if parameters["server"] is not None:
-            done = power_on(platform.node(), parameters["server"])
-            return {"devices": [{"device": one.device, "problem": one.problem} for one in done], "sent": []}
+            return {**_by_device(parameters["server"]), "sent": []}
         return {"devices": [], "sent": send_magic_packets(parameters["macs"])}
 
     def _require_idle(self) -> None:
@@ -90,6 +92,13 @@ class Power:
         except DomusError:
             start_member()
             raise
+
+
+def _by_device(server: str) -> dict[str, Any]:
+    """What the pool's fence devices have done, run as Pacemaker runs them where there is systemd: they may need what this unit has not got."""
+    if has_systemd():
+        return pool_action("power-on", server, timeout=DEVICE_SECONDS)
+    return {"devices": [{"device": one.device, "problem": one.problem} for one in power_on(platform.node(), server)]}
 
 
 def require_quorum_without(votes: Votes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from domus_core.errors import Unreachable
+from domus_core.errors import Conflict, Unreachable
 from domus_core.model.secrets import Secret
 from flask import Response
 
@@ -12,7 +12,7 @@ from ..jobs.evacuation import evacuate
 from ..jobs.migrate_run import options_of
 from ..jobs.moving_out import refusal
 from ..jobs.power_run import switch
-from ..store import server_states, servers
+from ..store import pool_secrets, server_states, servers
 from .bodies import Adopt, Discover, Evacuate, Maintenance, Renewal, TakeOver
 from .call import Call, answer, job_answer, page_answer
 
@@ -57,9 +57,17 @@ def renew(call: Call) -> Response:
     """Give a server new certificates, or those of another pool."""
     wanted = call.body(Renewal) if call.has_body else Renewal()
     server = servers.find(call.parts.store, call.path["id"])
+    if wanted.pool is not None and (pool := _pool_of(call, server["id"])) not in (None, wanted.pool):
+        remedy = f"Change servers of {pool} in the document: the certificates follow"
+        raise Conflict(f"is in server pool {pool}", object=f"server {server['name']}", field="pool", value=wanted.pool, remedy=remedy)
     with answered_by_agent():
         call.parts.agents.trust.renew(server["id"], wanted.pool)
     return answer(servers.find(call.parts.store, server["id"]))
+
+
+def _pool_of(call: Call, server_id: str) -> str | None:
+    """The server pool that a server is in, as it told."""
+    return next((name for name, members in pool_secrets.located(call.parts.store).items() if server_id in members), None)
 
 
 def revoke(call: Call) -> Response:
@@ -72,6 +80,9 @@ def revoke(call: Call) -> Response:
 def release(call: Call) -> Response:
     """Make a server free again; with `forget` also when it does not answer, and then it must be freed on its own console."""
     server = servers.find(call.parts.store, call.path["id"])
+    if not call.query["forget"] and (pool := _pool_of(call, server["id"])) is not None:
+        remedy = f"Take it out of servers of {pool} in the document first"
+        raise Conflict(f"is in server pool {pool}", object=f"server {server['name']}", field="pool", value=pool, remedy=remedy)
     try:
         with answered_by_agent():
             call.parts.agents.release(server["id"])

@@ -1,20 +1,13 @@
-"""Server pools of one server, for the libvirt driver: what is known of them here, how they are, and what is done to them.
-
-What changes a member is done by `domus-agent pool`, outside of the agent: its unit may write neither /etc nor /usr, and starts no cluster.
-"""
+"""Server pools of one server, for the libvirt driver: what is known of them here, how they are, and what is done to them."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import uuid
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from ..errors import DomusError, DriverError, error_from_dict
 from ..libvirt_driver.registry import Registry
-from ..libvirt_driver.tools import run
 from ..model.document import Site
 from ..model.fields import given, make, plain, restore
 from ..model.kind import is_absent
@@ -24,12 +17,12 @@ from ..model.snapshot import Found
 from ..planning.steps import DELETE, Step
 from ..storage_connect.mounts import Host
 from .member_sight import amiss, is_first, lacking, pool_there, settings_for
+from .outside import pool_action
 from .pool_document import as_data
 from .pool_of import member_document
 from .pool_state import read_pool_state, told_of
 
 KIND = "server_pool"
-AGENT = "/usr/local/sbin/domus-agent"
 # Others leave (150 s), this one starts (90 s), all have joined (120 s), Pacemaker is told.
 SECONDS = 480.0
 
@@ -94,7 +87,7 @@ class Member:
         spec, name = step.spec, step.key
         if step.action == DELETE:
             if is_clustered(spec) and pool_there() == name:
-                _outside("leave", {})
+                pool_action("leave", timeout=SECONDS)
             self._registry.remove(KIND, name)
             return
         # Known from now on, whatever becomes of it: what is not as it was written shows, and is mended by the next apply.
@@ -103,7 +96,7 @@ class Member:
             path = self._path(spec.file_system)
             lease = self._host.lease(path) if path is not None else None
             document = member_document(spec, settings_for(path, lease))
-            _outside("realize", {**as_data(document), "applies": is_first(spec, os.uname().nodename)})
+            pool_action("realize", data={**as_data(document), "applies": is_first(spec, os.uname().nodename)}, timeout=SECONDS)
 
     def _path(self, repository: Optional[str], site: Optional[Site] = None) -> Optional[str]:
         """The directory of the repository that is the pool file system."""
@@ -119,26 +112,3 @@ def _kept(spec: Any) -> dict[str, Any]:
     """What is written down of a pool: secrets as digests."""
     data: dict[str, Any] = plain(make(ServerPoolSpec, {name: value for name, value in given(spec).items() if name != "state"}), mask=False)
     return data
-
-
-def _outside(action: str, data: Mapping[str, Any]) -> list[str]:
-    """What `domus-agent pool ACTION` has done, run by the system and not below this process. Raises the error that it tells."""
-    command = [AGENT, "pool", action, "--output", "json", *(["--file", "-"] if data else [])]
-    if os.path.isdir("/run/systemd/system"):
-        unit = f"--unit=domus-pool-{uuid.uuid4().hex[:8]}"
-        command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", unit, "--description=A pool's member is made or changed", *command]
-    try:
-        said = run(command, timeout=SECONDS, input=json.dumps(data).encode() if data else None, what=f"domus-agent pool {action}")
-    except DriverError as error:
-        raise told_error(error) from None
-    return list(json.loads(said)["changes"])
-
-
-def told_error(error: DriverError) -> DomusError:
-    """The error that `domus-agent` told in JSON on its standard error, or the one that is there."""
-    _, brace, rest = error.message.partition("{")
-    try:
-        told = json.loads(brace + rest)
-        return error_from_dict(told.get("error", told))
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return error

@@ -15,6 +15,8 @@ from .member_files import CONF, is_ours
 from .pool_status import PoolStatus, read_status
 
 UNITS = ("corosync.service", "pacemaker.service")
+# Asks corosync-qnetd for its vote; where the pool has a quorum device.
+DEVICE_UNIT = "corosync-qdevice.service"
 PATIENCE, PAUSE = 90.0, 0.5
 CIB_FOLDER = "/var/lib/pacemaker/cib"
 # The address in the corosync.conf that the package brings, by which a server is a cluster of itself.
@@ -39,6 +41,7 @@ def start_member(check: bool = False) -> list[str]:
         done += _do(check, "Corosync started", ["systemctl", "start", UNITS[0]])
     elif _differs(_in_force(), _in_file()):
         done += _do(check, "Corosync told of its new configuration", ["corosync-cfgtool", "-R"])
+    done += _follow_device(check)
     if not is_active(UNITS[1]):
         done += _do(check, "Pacemaker started", ["systemctl", "start", UNITS[1]])
     enabled = ask(["systemctl", "is-enabled", *UNITS], timeout=20.0, what="asking for units", answers=(0, 1))[1].split()
@@ -47,6 +50,22 @@ def start_member(check: bool = False) -> list[str]:
     if done and not check:
         wait_until_joined()
     return done
+
+
+def _follow_device(check: bool) -> list[str]:
+    """Have the quorum device asked for its vote, or no more, as the file says."""
+    wanted = has_device()
+    if wanted == is_active(DEVICE_UNIT):
+        return []
+    what = "the quorum device is asked for its vote" if wanted else "the quorum device is asked no more"
+    return _do(check, what, ["systemctl", "enable" if wanted else "disable", "--now", DEVICE_UNIT])
+
+
+def has_device() -> bool:
+    """Does the file that is there name a quorum device?"""
+    with suppress(FileNotFoundError), open(CONF, encoding="utf-8") as file:
+        return any(path.startswith("quorum.1.device.1.") for path, dummy in read_conf(file.read()))
+    return False
 
 
 def _do(check: bool, what: str, command: list[str]) -> list[str]:
@@ -113,7 +132,7 @@ def stop_member(check: bool = False) -> list[str]:
     """Stop both, so that this server is no member any more. Raises Conflict while HA VMs run here: Pacemaker would stop them, or move them."""
     done = rest_member(check)
     if done:
-        _do(check, "both disabled", ["systemctl", "disable", *UNITS])
+        _do(check, "both disabled", ["systemctl", "disable", *UNITS, *([DEVICE_UNIT] if has_device() else [])])
     return done
 
 
@@ -126,6 +145,8 @@ def rest_member(check: bool = False) -> list[str]:
         if here:
             raise Conflict(f"HA VMs run here: {', '.join(here)}", object=f"server {name}", remedy="Evacuate the server first")
         done += _do(check, "Pacemaker stopped", ["systemctl", "stop", UNITS[1]])
+    if is_active(DEVICE_UNIT):
+        done += _do(check, "the quorum device is asked no more", ["systemctl", "stop", DEVICE_UNIT])
     if is_active(UNITS[0]):
         done += _do(check, "Corosync stopped", ["systemctl", "stop", UNITS[0]])
     return done

@@ -17,7 +17,7 @@ from ..model.secrets import Secret
 from ..model.server_pool import has_quorum_device, host_of
 from .corosync import corosync_conf, known_node_ids, read_conf
 from .member_files import CONF, KEY, OCF_AGENT, OCF_LINK, is_ours
-from .member_services import UNITS, is_active, works_by_its_file
+from .member_services import DEVICE_UNIT, UNITS, is_active, works_by_its_file
 from .member_steps import read_file
 from .ocf_door import SETTINGS
 from .pacemaker import Pacemaker
@@ -95,6 +95,8 @@ def _amiss(spec: Any, path: Optional[str], lease: Optional[int], own: str) -> It
         yield f"{OCF_LINK} does not lead to the agent for VMs"
     running = [unit for unit in UNITS if is_active(unit)]
     yield from (f"{unit} does not run" for unit in UNITS if unit not in running)
+    if has_quorum_device(spec) and not is_active(DEVICE_UNIT):
+        yield f"{DEVICE_UNIT} does not run"
     if UNITS[0] in running and not works_by_its_file():
         yield "Corosync does not work by its file"
     if len(running) == len(UNITS) and is_first(spec, own):

@@ -79,3 +79,35 @@ def test_power_is_cut_by_another_member(manager: Manager) -> None:
     assert refused.status_code == 409 and len(manager.agents.calls) == 1, "a server does not cut itself"
     manager.agents.failure = Conflict("HA VMs run on it: web")
     assert manager.call("POST", path, json={"cut": "b"}).status_code == 409
+
+
+def report_pool(manager: Manager, name: str = "pool1", seq: int = 1) -> None:
+    """The agent tells that its server is in a pool."""
+    spec = {"name": name, "servers": ["srv1"], "clustered": False}
+    description = {"kind": "server_pool", "key": name, "id": f"pool-{name}", "name": name, "site": None, "generation": 0, "state": "present", "spec": spec}
+    description |= {"recorded": None, "running": None, "measured": {}, "fingerprint": "f", "restart_required": []}
+    record = {"seq": seq, "at": 1.0, "type": "object", "kind": "server_pool", "key": name, "id": f"pool-{name}", "description": description}
+    assert send(manager, report(record)).status_code == 200
+
+
+def test_a_pool_is_created_changed_and_ended_by_a_document_of_one(manager: Manager) -> None:
+    path = "/api/v1/server-pools"
+    assert manager.call("POST", path, json={"name": "pool1", "servers": ["srv1"], "clustered": False}).status_code == 202
+    assert manager.call("PUT", f"{path}/pool1", json={"description": "x"}).status_code == 404, "no server has told of it"
+    report_pool(manager)
+    assert manager.call("POST", path, json={"name": "pool1", "servers": ["srv1"]}).status_code == 409
+    assert manager.call("PUT", f"{path}/pool1", json={"name": "other"}).status_code == 400
+    assert manager.call("PUT", f"{path}/pool1", json={"description": "x"}).status_code == 202
+    assert manager.call("DELETE", f"{path}/pool1").status_code == 202
+    shown = manager.get(f"{path}/pool1")
+    assert (shown["state"], shown["clustered"], [one["server"] for one in shown["servers"]]) == ("not_clustered", False, ["srv1"])
+    (member,) = manager.get("/api/v1/server-pool-members")["items"]
+    assert (member["name"], member["server"]) == ("pool1", "srv1")
+
+
+def test_a_member_is_neither_moved_nor_released_beside_the_document(manager: Manager) -> None:
+    report_pool(manager)
+    for method, path, body in (("POST", "renew", {"pool": "other"}), ("DELETE", "", None)):
+        refused = manager.call(method, f"/api/v1/servers/srv1/{path}".rstrip("/"), **({} if body is None else {"json": body}))
+        assert refused.status_code == 409 and "is in server pool pool1" in refused.json["detail"] and "servers" in refused.json["remedy"]
+    assert not [call for call in manager.agents.calls if call[1] in ("release", "renewal")]
