@@ -28,6 +28,7 @@ LOOK_SECONDS = 5.0
 PERIOD_MINUTES, MOST_DOUBLED, LONGEST_SECONDS = 10, 8, 86400.0
 # A VM whose move has failed is left where it is for so long: the pool's next looks do without it.
 REST_SECONDS = 3600.0
+UNASKED = "no document of the pool has been applied by this manager: apply it"
 RESTORED = "this manager was restored from a backup, which may not have the policy that is wanted now: apply the pool's document again"
 
 Item = dict[str, Any]
@@ -108,7 +109,9 @@ class Schedule:
 
     def _obstacle(self, policy: PoolPolicy) -> str:
         """Why the policy does nothing now; empty: nothing is in its way."""
-        if (restored := policy_looks.restored_at(self._store)) is not None and (policy.asked_at or 0.0) <= restored:
+        if policy.asked_at is None:
+            return UNASKED
+        if (restored := policy_looks.restored_at(self._store)) is not None and policy.asked_at <= restored:
             return RESTORED
         if self._uptime() - self._began < self._first_seconds:
             return f"the manager has been started: servers get {self._first_seconds:.0f} seconds to be heard"

@@ -11,18 +11,18 @@ from domus_core.model.policy import OFF, PolicySpec
 from .database import Store
 from .values import from_json
 
-# Each member keeps the pool's document; the one that was changed last is the newest.
+# Each member keeps the pool's document; one that was asleep, or away, keeps an older one: what took effect last on somebody's request counts.
 RECORDED = (
-    "SELECT o.name, json_extract(o.description, '$.spec.policy') AS policy,"
-    " (SELECT max(r.created_at) FROM requests r WHERE r.kind = o.kind AND r.key = o.key) AS asked_at"
-    " FROM objects o WHERE o.kind = 'server_pool' AND o.deleted IS NULL AND json_type(o.description, '$.spec.policy') = 'object'"
-    " ORDER BY o.generation, o.changed_at"
+    "SELECT o.name, json_extract(o.description, '$.spec.policy') AS policy, r.created_at AS asked_at FROM objects o"
+    " LEFT JOIN requests r ON r.kind = o.kind AND r.key = o.key AND r.server_id = o.server_id AND r.state = 'effective'"
+    " WHERE o.kind = 'server_pool' AND o.deleted IS NULL AND json_type(o.description, '$.spec.policy') = 'object'"
+    " ORDER BY r.created_at, o.changed_at"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolPolicy:
-    """The policy of a pool; `asked_at` is when somebody last applied a document of the pool (seconds since 1970; None: it is not known)."""
+    """The policy of a pool; `asked_at` is when the document was applied that it is of (seconds since 1970); None: never by this manager."""
 
     pool: str
     spec: PolicySpec

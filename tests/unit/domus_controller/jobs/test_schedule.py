@@ -46,7 +46,7 @@ class Site:
         self.movers, self.power = Movers(self.room), Power(self.room)
         self.hear()
         self.policy: Optional[PolicySpec] = None
-        self.asked_at: Optional[float] = None
+        self.asked_at: Optional[float] = START
         monkeypatch.setattr(policies, "policies_of", self.policies)
         self.schedule = self.begin()
 
@@ -198,6 +198,14 @@ def test_a_restored_manager_moves_nothing_until_somebody_has_said_again_what_is_
     site.asked_at = START
     site.schedule.look()
     assert len(site.jobs()) == 1
+
+
+def test_a_policy_that_nobody_has_asked_this_manager_for_does_nothing(site: Site) -> None:
+    site.fill()
+    site.policy, site.asked_at = PolicySpec(mode="drs"), None
+    site.after(600)
+    site.schedule.look()
+    assert "no document of the pool has been applied by this manager" in str(site.waits()) and site.jobs() == []
 
 
 def test_what_has_failed_is_not_tried_again_at_once(site: Site) -> None:

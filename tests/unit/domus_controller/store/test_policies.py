@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from domus_controller.store import policies
+from domus_controller.store import policies, requests
 from domus_controller.store.fleet import read_fleet
 
 from tests.support.manager_room import Room
@@ -21,18 +21,30 @@ def room(tmp_path: Path) -> Iterator[Room]:
     made.close()
 
 
-def tell(room: Room, server: str, pool: str = "default", generation: int = 1, **policy: Any) -> None:
-    room.tell(server, "server_pool", {"name": pool, "servers": ["srv1", "srv2"], "policy": policy}, generation=generation)
+def tell(room: Room, server: str, pool: str = "default", **policy: Any) -> None:
+    room.tell(server, "server_pool", {"name": pool, "servers": ["srv1", "srv2"], "policy": policy})
 
 
-def test_a_pool_has_the_policy_of_its_newest_document(room: Room) -> None:
+def ask(room: Room, server: str, state: str = "effective", **policy: Any) -> None:
+    """Somebody has asked a server for it, and this came of it."""
+    job, id = f"job-{server}-{state}-{len(policy)}-{policy.get('mode')}", room.servers[server]
+    room.store.write(lambda connection: requests.record(connection, "default", id, "server_pool", "default", {"name": "default", "policy": policy}, job))
+    requests.settle(room.store, job, {("server_pool", "default", id): state})
+
+
+def test_the_policy_that_took_effect_last_counts_whatever_others_have_kept(room: Room) -> None:
     assert policies.policies_of(room.store) == {}
-    tell(room, "srv1", generation=2, mode="dpm", period=5, servers=["srv2"], least_on=1)
-    tell(room, "srv2", generation=1, mode="drs")
+    tell(room, "srv1", mode="dpm", period=5, servers=["srv2"], least_on=1)
     (found,) = policies.policies_of(room.store).values()
-    assert (found.pool, found.is_on, found.spec.mode, found.spec.period, list(found.spec.servers or ())) == ("default", True, "dpm", 5, ["srv2"])
-    tell(room, "srv2", generation=3, mode="off")
-    assert not policies.policies_of(room.store)["default"].is_on
+    assert (found.asked_at, found.is_on, list(found.spec.servers or ())) == (None, True, ["srv2"]), "nobody has asked this manager for it"
+    ask(room, "srv1", mode="dpm")
+    tell(room, "srv2", mode="drs")
+    assert policies.policies_of(room.store)["default"].spec.mode == "dpm", "what a member tells later it may have kept from long ago"
+    ask(room, "srv2", mode="drs")
+    found = policies.policies_of(room.store)["default"]
+    assert found.spec.mode == "drs" and found.asked_at is not None
+    ask(room, "srv1", "failed", mode="off")
+    assert policies.policies_of(room.store)["default"].spec.mode == "drs", "who was not reached has kept what it had"
 
 
 def test_a_pool_without_a_policy_has_none(room: Room) -> None:
