@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from domus_core.model.kind import Kind
-from domus_core.verbs import VERBS
 
+from ..store.jobs import KINDS as JOB_KINDS
 from ..store.servers import STATES
 from .bodies import ROLES
 from .facts import FACTS
 from .pool_shape import POOL, TESTS
 from .schemas import FLAG, MAYBE_TEXT, MAYBE_TIME, NUMBER, TEXT, TIME, Schema, list_of, nothing_or, reference, shape
 
-JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
 MOVE = shape("A VM that would move.", "vm", vm=TEXT, id=MAYBE_TEXT, source=TEXT, source_id=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)
 SWITCH = shape("A server that would be woken or switched off.", "action server", action=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")

@@ -118,7 +118,8 @@ class Schedule:
         if silent := unheard(self._store, policy.pool):
             return silent
         incomplete = set(callbacks.incomplete(self._store))
-        if behind := [str(one["name"]) for one in servers.all(self._store) if one["pool"] == policy.pool and one["id"] in incomplete]:
+        heard = [one for one in servers.all(self._store) if one["pool"] == policy.pool and one["state"] in servers.CONNECTED]
+        if behind := [str(one["name"]) for one in heard if one["id"] in incomplete]:
             return f"what is on {', '.join(behind)} is not known completely yet"
         under_way = [job["id"] for job in jobs.unfinished(self._store) if job["kind"] == jobs.BALANCE and job["options"]["pool"] == policy.pool]
         return f"job {under_way[0]} balances the pool" if under_way else ""
