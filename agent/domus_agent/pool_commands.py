@@ -135,7 +135,8 @@ def realize_member(config: AgentConfig, options: argparse.Namespace) -> int:
     """Be a member as the manager says: all that `write`, `start` and `apply` do, in an order that suits all members at once."""
     data = _data(options.file)
     applies = bool(data.pop("applies", False))
-    return _tell(realize(read_pool_document(data), applies), options)
+    show_one({"changes": realize(read_pool_document(data), applies)}, options.output)
+    return DONE
 
 
 def start(config: AgentConfig, options: argparse.Namespace) -> int:

@@ -255,36 +255,23 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: A clustered pool of three servers, formed by their manager
-  domus.virt.server_pool:
-    name: rack1
-    servers: [srv1, srv2, srv3]
-    file_system: rack1-pool
-    heartbeat:
-      - {name: lan, subnet: 192.0.2.0/24}
-    fencing:
-      - name: bmc-srv1
-        agent: fence_ipmilan
-        servers: [{name: srv1}]
-        options:
-          - {name: ip, value: 192.0.2.101}
-          - {name: username, value: domus}
-          - {name: password, secret: "{{ vault_bmc_srv1 }}"}
-    transport: manager
-  delegate_to: localhost
-
+# A clustered pool (the default) is formed by its manager, with transport=manager and delegate_to: localhost, or by the playbook domus.virt.server_pools:
+# see its section in docs/reference/site-document.md for heartbeat networks, the pool file system and fence devices.
 - name: Servers that belong together, without a cluster
   domus.virt.server_pool:
     name: lab
     servers: [srv8, srv9]
     clustered: false
 
-- name: A server leaves the pool; the others stay members
+- name: A server leaves the pool
   domus.virt.server_pool:
-    name: rack1
-    servers: [srv1, srv2]
-    transport: manager
-  delegate_to: localhost
+    name: lab
+    servers: [srv8]
+
+- name: The pool ends
+  domus.virt.server_pool:
+    name: lab
+    state: absent
 """
 
 RETURN = r"""

@@ -33,7 +33,6 @@ class Pools:
             host.write("/etc/libvirt/qemu-lockd.conf", f'auto_disk_leases = 1\nfile_lockspace_dir = "{FOLDER}/lockspace"\n')
             host.shell("grep -q ^lock_manager /etc/libvirt/qemu.conf || echo 'lock_manager = \"lockd\"' >>/etc/libvirt/qemu.conf")
             host.shell("systemctl enable --quiet virtlockd.socket; systemctl start virtlockd.socket")
-        (lab.shared / "pool" / "lockspace").mkdir(mode=0o700, exist_ok=True)
         self.fleet = Fleet(lab, hosts)
         names = [host.name for host in hosts]
         self.repository = {"name": "pool", "path": FOLDER, "shared": True, "servers": names}
@@ -47,7 +46,7 @@ class Pools:
 
     def vm_process(self) -> tuple[str, str]:
         """The process of the VM, and since when it runs."""
-        told = self.hosts[0].run("sh", "-c", "ps -o pid=,lstart= -p $(pgrep -f 'guest=plain')").split(maxsplit=1)
+        told = self.hosts[0].run("sh", "-c", "ps -o pid=,lstart= -p $(pgrep -f '[g]uest=plain')").split(maxsplit=1)
         return told[0], told[1].strip()
 
     def pool(self, hosts: Sequence[Host], **more: Any) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from typing import Any, Optional
 from domus_core.cluster.corosync import assign_node_ids
 from domus_core.cluster.pool import Pool, check_pool
 from domus_core.cluster.pool_of import ServerFacts, pool_of
-from domus_core.errors import Conflict, DomusError, InvalidSpec, Refused, Unreachable
+from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Refused, Unreachable
 from domus_core.model.fields import parse_spec
+from domus_core.model.secrets import MASK
 from domus_core.model.server_pool import ServerPoolSpec, is_clustered
 from domus_core.planning.capacity import Server
 
-from ..store import fleet, pool_secrets, server_pools, servers, trust
+from ..store import fleet, pool_secrets, server_pools, servers, site_objects, trust
 from ..store.pool_secrets import Kept
 from .outcome import EFFECTIVE, Outcome
 from .tools import Tools, Work
@@ -88,9 +89,10 @@ class _Giving:
         if not self._staying:
             return {}
         memory = recall(self._tools, self._name)
-        before, wanted = dict(memory.entry if memory else {}), next(iter(self._staying.values()))
+        before, wanted = (memory.entry if memory else {}) or self._told_before(), next(iter(self._staying.values()))
         servers = self._in_order(wanted.get("servers") or before.get("servers") or ())
-        entry = {**before, "fencing": _still_cutting(before.get("fencing"), servers), **wanted, "servers": servers}
+        parts = {name: {**before[name], **value} for name, value in wanted.items() if isinstance(value, Mapping) and isinstance(before.get(name), Mapping)}
+        entry = {**before, "fencing": _still_cutting(before.get("fencing"), servers), **wanted, **parts, "servers": servers}
         entry = {key: value for key, value in entry.items() if value is not None}
         spec = _parsed(entry)
         if not is_clustered(spec):
@@ -105,6 +107,14 @@ class _Giving:
         self._refuse_silent(memory, told)
         remember(self._tools, self._name, dataclasses.replace(memory, node_ids=ids))
         return {**entry, "cluster": {"members": _members(pool, hosts, ids), "authkey": memory.authkey}}
+
+    def _told_before(self) -> dict[str, Any]:
+        """What was asked of a pool of which nothing is sealed, or what its servers told of it; without what holds a secret."""
+        try:
+            spec = site_objects.find(self._tools.store, KIND, self._name)["spec"] or {}
+        except NotFound:
+            return {}
+        return {field: value for field, value in spec.items() if field != "state" and MASK not in json.dumps(value)}
 
     def _in_order(self, named: Iterable[str]) -> list[str]:
         """The names of the members, in the order of the document; those that it does not name are those that are there."""

@@ -5,12 +5,15 @@ All members go this way at the same time, and wait for each other where they mus
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from ..errors import Conflict, DomusError
 from ..libvirt_driver.tools import explain
+from ..model.server_pool import POOL_FOLDERS
 from .corosync import known_node_ids
 from .member_files import CONF, is_ours, remove_files, write_files
 from .member_services import UNITS, is_active, leave_packaged, start_member, stop_member
@@ -20,7 +23,15 @@ from .pool_status import PoolStatus, read_status
 
 # Whoever leaves has its fence devices and marks stopped by Pacemaker first.
 LEAVE_SECONDS, PAUSE = 150.0, 1.0
-FOLDERS = ("records", "lockspace")
+LOCK = "/run/lock/domus-pool.lock"
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One way at a time: that of an agent which was restarted meanwhile goes on to its end."""
+    with open(LOCK, "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def realize(document: PoolDocument, applies: bool) -> list[str]:
@@ -28,20 +39,22 @@ def realize(document: PoolDocument, applies: bool) -> list[str]:
 
     Raises Conflict when a server that is to be no member any more has not left, and what files, services and Pacemaker raise.
     """
-    wait_until_left(leaving(document))
-    done = leave_packaged()
-    make_folders(str(document.settings.get("records") or ""))
-    done += write_files(document)
-    done += start_member()
-    if applies:
-        change = Pacemaker().apply(document.pool, document.node_ids, document.keeps_vms)
-        done += [*change.changes, *(f"{name} taken out" for name in change.gone)]
-    return done
+    with alone():
+        wait_until_left(leaving(document))
+        done = leave_packaged()
+        make_folders(str(document.settings.get("records") or ""))
+        done += write_files(document)
+        done += start_member()
+        if applies:
+            change = Pacemaker().apply(document.pool, document.node_ids, document.keeps_vms)
+            done += [*change.changes, *(f"{name} taken out" for name in change.gone)]
+        return done
 
 
 def resign() -> list[str]:
     """Be a member no more; refused while HA VMs run here (Conflict)."""
-    return [*stop_member(), *remove_files()]
+    with alone():
+        return [*stop_member(), *remove_files()]
 
 
 def leaving(document: PoolDocument) -> tuple[str, ...]:
@@ -73,7 +86,7 @@ def _still_there(names: Collection[str]) -> dict[str, str]:
 
 def make_folders(records: str) -> None:
     """The folders of the pool file system, root's. Raises DomusError; NotFound when the file system is not there."""
-    for name in FOLDERS if records else ():
+    for name in POOL_FOLDERS if records else ():
         path = os.path.join(os.path.dirname(records), name)
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)

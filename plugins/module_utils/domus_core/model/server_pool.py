@@ -8,12 +8,14 @@ from typing import Any, Optional
 
 from ..errors import InvalidSpec
 from .field_types import Choice, Flag, HostAddress, Integer, IpAddress, ListOf, Name, SecretText, Size, Subnet, Text
-from .fields import CREATION, IGNORE, Object, Objects, attribute, given, make
+from .fields import CREATION, IGNORE, Object, Objects, attribute, fields_of, given, make, merge
 from .kind import SITE, Kind, is_absent, presence
 from .policy import PolicySpec
 
 START_POLICIES = ("best", "balanced", "current")
 MOST_SERVERS = 32
+# What a pool keeps on its file system: records of its VMs, and locks of their disks, which virtlockd begins before anybody.
+POOL_FOLDERS = RECORDS, LOCKS = ("records", "lockspace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +210,12 @@ def has_quorum_device(spec: Any) -> bool:
 
 def completed_pool(wanted: Any, found: Any = None) -> Any:
     """The specification of a pool after what is `wanted`: a list that is given is the whole list, what is left out stays."""
-    values = {**({"clustered": True} if found is None else given(found)), **given(wanted)}
-    values.pop("state", None)
+    values = {**({"clustered": True} if found is None else given(found))}
+    for field in fields_of(ServerPoolSpec):
+        before, value = values.get(field.name), getattr(wanted, field.name)
+        if value is not None and field.name != "state":
+            is_part = isinstance(field.type, Object) and not field.internal and before is not None
+            values[field.name] = merge(before, value) if is_part else value
     if values.get("quorum_device") is not None and is_absent(values["quorum_device"]):
         del values["quorum_device"]
     return make(ServerPoolSpec, values)

@@ -100,6 +100,13 @@ def test_no_secret_is_in_the_database_nor_in_what_was_asked(room: Room) -> None:
         assert b"s3cret" not in file.read_bytes() and key.encode() not in file.read_bytes()
 
 
+def test_what_a_part_of_a_pool_leaves_out_stays(room: Room) -> None:
+    apply(room, {**POOL, "quorum_device": {"host": "quorum.example.org", "algorithm": "lms"}})
+    joined(room, "srv1", "srv2")
+    sent = apply(room, {"name": "rack1", "quorum_device": {"host": "other.example.org"}})
+    assert sent["srv1"]["quorum_device"] == {"host": "other.example.org", "algorithm": "lms"}
+
+
 def test_a_plan_or_a_check_is_no_word_that_counts(room: Room) -> None:
     apply(room, POOL)
     joined(room, "srv1", "srv2")
@@ -205,8 +212,10 @@ def test_a_pool_without_a_cluster_is_told_whole_and_has_no_key(room: Room) -> No
     assert sent["srv3"] == {"name": "lab", "servers": ["srv3", "srv4"], "clustered": False}
     assert servers.find(room.store, "srv3")["pool"] == "lab" and pool_secrets.find(room.store, "lab") is None
     joined(room, "srv3", "srv4", pool="lab")
+    sent = apply(room, {"name": "lab", "description": "x", "servers": ["srv4"]})
+    assert sent == {"srv3": {"name": "lab", "state": "absent"}, "srv4": {"name": "lab", "servers": ["srv4"], "clustered": False, "description": "x"}}
     (shown,) = server_pools.all(room.store)
-    assert (shown["name"], shown["state"], shown["clustered"], len(shown["servers"]), shown["failover"]) == ("lab", "not_clustered", False, 2, None)
+    assert (shown["name"], shown["state"], shown["clustered"], shown["failover"]) == ("lab", "not_clustered", False, None)
 
 
 def test_a_pool_is_shown_with_its_lease_and_what_a_failover_takes(room: Room) -> None:

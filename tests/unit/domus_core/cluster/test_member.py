@@ -67,6 +67,7 @@ class Room:
                     monkeypatch.setattr(module, name, str(folder / place))
         for module in (member_files, member_sight):
             monkeypatch.setattr(module, "secret_path", lambda device, option: str(folder / "fencing" / f"{device}.{option}"))
+        monkeypatch.setattr(member_steps, "LOCK", str(folder / "lock"))
         self.active = {"corosync.service", "pacemaker.service"}
         self.differences: tuple[str, ...] = ()
         self.actions: list[tuple[str, Any]] = []

@@ -115,6 +115,13 @@ def test_a_quorum_device_goes_when_it_is_to_be_absent(member: FakeDriver) -> Non
     assert done(member, {**POOL, "quorum_device": {**device, "state": "absent"}}) == []
 
 
+def test_what_a_part_leaves_out_stays(member: FakeDriver) -> None:
+    done(member, {**POOL, "quorum_device": {"host": "quorum.example.org", "algorithm": "lms"}})
+    assert done(member, {**POOL, "quorum_device": {"host": "quorum.example.org"}}) == []
+    found = member.snapshot.find("server_pool", "rack1")
+    assert found is not None and found.spec.quorum_device.algorithm == "lms"
+
+
 def test_what_is_not_as_it_was_written_is_mended(member: FakeDriver) -> None:
     with_state(member, amiss=("corosync.service does not run",))
     assert done(member, POOL, check=True) == done(member, POOL) == ["cluster"]
