@@ -59,6 +59,7 @@ class Agent:
         self.operations.touched = self.migrations.touched = self.observer.touched
         self.methods.migrations = self.migrations
         self.methods.power.is_allowed = self.config.power_off
+        self.pool.is_ending = lambda: self.methods.power.is_ending
         self.methods.resync, self.methods.facts = self.observer.resync, self._facts
 
     async def serve(self) -> None:
