@@ -63,6 +63,8 @@ class Agent:
         self.store.recovered = self.observer.resync
         self.operations.touched = self.migrations.touched = self.pool_upkeep.touched = self.observer.touched
         self.methods.migrations = self.migrations
+        self.methods.power.is_allowed = self.config.power_off
+        self.pool.is_ending = lambda: self.methods.power.is_ending
         self.methods.resync, self.methods.facts = self.observer.resync, self._facts
 
     async def serve(self) -> None:

@@ -70,6 +70,8 @@ class PoolWatch(Looking):
         super().__init__("pool", SECONDS)
         self._clock = clock
         self.more: Callable[[], tuple[Problem, ...]] = tuple
+        #: whether this server is about to be off: what it sees of its pool then is its own leaving
+        self.is_ending: Callable[[], bool] = lambda: False
         self.told: Optional[dict[str, Any]] = None
         self._path = os.path.join(directory, "pool-problems.json")
         self._state_directory, self._tell, self._read = state_directory, tell, read
@@ -79,7 +81,11 @@ class PoolWatch(Looking):
 
     def look(self) -> None:
         """Look once, and tell of what is new."""
+        if self.is_ending():
+            return
         state = self._read()
+        if self.is_ending():  # it may have begun to leave meanwhile
+            return
         if state is None:
             self.told, self._before = None, frozenset()
             self._keep({})

@@ -169,6 +169,79 @@ options:
       - best
       - balanced
       - current
+  policy:
+    description:
+      - How the manager keeps its servers balanced, or few of them on; nothing is done without.
+    type: dict
+    suboptions:
+      mode:
+        description:
+          - C(drs) spreads VMs over the servers, C(dpm) gathers them on few and switches the others off.
+          - A new object gets C(off).
+        type: str
+        choices:
+          - 'off'
+          - drs
+          - dpm
+      period:
+        description:
+          - Minutes between two looks.
+          - A new object gets C(10).
+        type: int
+      cpu_threshold:
+        description:
+          - 'Percent of a server''s processors in use above which it is relieved; left out: servers are always evened out.'
+        type: int
+      memory_threshold:
+        description:
+          - The same for the memory that is promised to VMs.
+        type: int
+      network_threshold:
+        description:
+          - The same for the speed of its network ports.
+        type: int
+      tolerance:
+        description:
+          - Percent that servers may be away from the mean and still count as even.
+          - A new object gets C(5).
+        type: int
+      most_moves:
+        description:
+          - How many VMs a look moves at most.
+          - A new object gets C(4).
+        type: int
+      spare_servers:
+        description:
+          - 'Room is kept for what is on so many servers, should they die: by every move, and by every new VM whatever the
+            mode is.'
+          - A new object gets C(0).
+        type: int
+      least_on:
+        description:
+          - How many servers C(dpm) leaves on at least; a clustered pool keeps its quorum anyway.
+          - A new object gets C(1).
+        type: int
+      servers:
+        description:
+          - The servers that C(dpm) may switch off; only those that were seen to be able to wake.
+          - A new object gets C(all).
+        type: list
+        elements: str
+      memory_weight:
+        description:
+          - How much memory counts when servers are evened out.
+          - A new object gets C(1.0).
+        type: float
+      cpu_weight:
+        description:
+          - How much vCPUs and the use of processors count.
+          - A new object gets C(1.0).
+        type: float
+      network_weight:
+        description:
+          - How much the use of networks counts.
+          - A new object gets C(1.0).
+        type: float
   state:
     description:
       - Whether it is to exist. C(absent) ends it; it is refused while HA VMs run in it. Left out means present.

@@ -36,6 +36,7 @@ FIELDS = [
     *(key(name, name) for name in ("name", "id", "state")),
     moment("since", "state_since"),
     ("maintenance", lambda server: (server.get("maintenance_reason") or True) if server.get("maintenance") else None),
+    ("off", lambda server: "by {by} since {at}: {reason}".format(**server["powered_off"]) if server.get("powered_off") else None),
     *(key(name, name) for name in ("address", "port", "pool", "tags", "vms", "libvirt")),
     ("agent", _version),
     moment("last seen", "last_seen"),
@@ -199,6 +200,34 @@ def _show_plan(plan: Mapping[str, Any], output: Output) -> None:
     output.rows(plan["moves"], MOVES, empty=f"Nothing moves from {plan['server']}.")
     for one in plan.get("staying") or ():
         output.say(f"vm {one['vm']} stays: {one['reason']}")
+
+
+@server_group.command("power-off")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.option("--reason", metavar="TEXT", help="Why; shown with the server.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for it to be done.")
+@with_output
+def power_off_command(output: Output, server: str, reason: str | None, yes: bool, no_wait: bool) -> int:
+    """Switch a server off in order, which is refused while virtual machines run on it; its silence alarms nobody then.
+
+    In a clustered pool it leaves first, so that nobody cuts its power. Empty it before: domus server evacuate.
+    """
+    if not yes:
+        click.confirm(f"Server {server} is switched off. Continue?", abort=True)
+    manager = connect()
+    return follow(manager, manager.post(f"{SERVERS}/{server}/power-off", reason=reason), output, wait=not no_wait)
+
+
+@server_group.command("power-on")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.option("--reason", metavar="TEXT", help="Why; kept with the job.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is heard.")
+@with_output
+def power_on_command(output: Output, server: str, reason: str | None, no_wait: bool) -> int:
+    """Wake a server: by a fence device of its pool, or else by a magic packet to its network card (wake-on-LAN)."""
+    manager = connect()
+    return follow(manager, manager.post(f"{SERVERS}/{server}/power-on", reason=reason), output, wait=not no_wait)
 
 
 @server_group.command("what-if")

@@ -7,6 +7,7 @@ import dataclasses
 from domus_core.model.field_types import Choice, Flag, Integer, ListOf, Name, SecretText, Text
 from domus_core.model.fields import attribute
 from domus_core.model.migration import MigrationSpec
+from domus_core.model.policy import PolicySpec
 
 from .reading import Moment
 
@@ -99,6 +100,11 @@ class Evacuate(MigrationSpec):
 
 
 @dataclasses.dataclass(frozen=True)
+class Balance(PolicySpec):
+    """A policy to be carried out once; what is left out is as the pool's own policy has it, the mode else `drs`."""
+
+
+@dataclasses.dataclass(frozen=True)
 class NewToken:
     """A token for programs."""
 
@@ -134,4 +140,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (Migrate, Evacuate, TakeOver, Discover, Renewal, FenceTest, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, Evacuate, Balance, TakeOver, Discover, Renewal, FenceTest, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

@@ -14,6 +14,7 @@ from ..errors import answered_by_agent
 from ..jobs.evacuation import evacuate
 from ..jobs.migrate_run import options_of
 from ..jobs.moving_out import refusal
+from ..jobs.power_run import switch
 from ..store import pool_secrets, server_states, servers
 from .bodies import Adopt, Discover, Evacuate, Maintenance, Renewal, TakeOver
 from .call import Call, answer, job_answer, page_answer
@@ -119,6 +120,20 @@ def evacuate_server(call: Call) -> Response:
         return answer(call.parts.jobs.plan_evacuation(server, options, stopped=stopped))
     told: dict[str, Any] = {"by": call.principal.name, "reason": call.query["reason"] or "", "at_once": wanted.at_once, "stopped": stopped}
     return job_answer(call, evacuate(call.parts.jobs, server, options=options, **told))
+
+
+def power_off(call: Call) -> Response:
+    """Start switching a server off in order; refused while VMs run on it."""
+    server = servers.find(call.parts.store, call.path["id"])
+    reason = call.query["reason"] or ""
+    return job_answer(call, switch(call.parts.jobs, call.parts.store, server, on=False, by=call.principal.name, reason=reason))
+
+
+def power_on(call: Call) -> Response:
+    """Start waking a server that is off."""
+    server = servers.find(call.parts.store, call.path["id"])
+    reason = call.query["reason"] or ""
+    return job_answer(call, switch(call.parts.jobs, call.parts.store, server, on=True, by=call.principal.name, reason=reason))
 
 
 def adopt(call: Call) -> Response:

@@ -12,6 +12,7 @@ from domus_core.model.kinds import KINDS
 from domus_core.planning.routing import route
 
 from ..store import fleet, objects, pool_secrets
+from ..store.jobs import BALANCE
 from .cpu_baselines import give_baselines
 from .outcome import Target
 from .server_pools import give_clusters
@@ -67,6 +68,14 @@ def _specs(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
             yield kind.name, key, spec
 
 
+def targets_of_whole(job: Mapping[str, Any]) -> frozenset[Target]:
+    """What a job holds that works with one server, or one pool, as a whole; the parts that it begins hold what they work on."""
+    whole = job["objects"][0]
+    return frozenset({(whole["kind"], str(whole["name"]), str(job["servers"][0]) if whole["kind"] == "server" else "")})
+
+
 def targets_of(job: Mapping[str, Any]) -> frozenset[Target]:
     """What a stored job holds: its objects on each of its servers."""
+    if job["kind"] == BALANCE:
+        return targets_of_whole(job)
     return frozenset((one["kind"], one["name"], str(server)) for one in job["objects"] for server in job["servers"])

@@ -55,7 +55,7 @@ def evacuate(
         raise found
     told = {"server": server["id"], "migration": dict(options or {}), "at_once": at_once or AT_ONCE, "stopped": stopped}
     job = {"kind": jobs.EVACUATE, "created_by": by, "reason": reason or f"evacuate {server['name']}", "servers": [server["id"]], "options": told}
-    return work.queue_evacuation({**job, "objects": [{"kind": "server", "name": server["name"]}], "relaunch_of": relaunch_of})
+    return work.queue({**job, "objects": [{"kind": "server", "name": server["name"]}], "relaunch_of": relaunch_of})
 
 
 class EvacuationRun:

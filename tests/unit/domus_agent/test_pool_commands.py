@@ -14,6 +14,7 @@ from domus_core.cluster.fence_tests import FenceTest
 from domus_core.cluster.pool_document import PoolDocument
 from domus_core.cluster.pool_state import pool_state
 from domus_core.cluster.pool_status import status_from
+from domus_core.cluster.waking import SwitchedOn
 
 SAMPLES = Path(__file__).parents[1] / "domus_core" / "cluster" / "samples"
 
@@ -49,6 +50,13 @@ def test_what_is_wrong_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, 
 def test_a_server_of_no_pool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pool_commands, "read_pool_state", lambda: None)
     assert main(["pool", "status"]) == 1 and "in no pool" in capsys.readouterr().err
+
+
+def test_another_member_is_switched_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+    monkeypatch.setattr(pool_commands, "power_on", lambda own, server: asked.append(server) or [SwitchedOn("ipmi")])
+    assert main(["pool", "power-on", "h3", "-o", "json"]) == 0
+    assert asked == ["h3"] and json.loads(capsys.readouterr().out) == {"devices": [{"device": "ipmi", "problem": None}]}
 
 
 def test_a_failed_fence_test_is_an_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

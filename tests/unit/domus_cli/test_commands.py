@@ -373,6 +373,39 @@ def test_an_even_site_needs_nothing(manager: FakeManager, domus: Domus) -> None:
     assert domus("server", "balance", "-o", "json").json()["pools"][0]["moves"] == []
 
 
+def test_a_plan_is_carried_out_in_each_pool_that_has_something_to_do(manager: FakeManager, domus: Domus) -> None:
+    move = {"vm": "web1", "id": "1", "source": "s1", "server": "s2", "server_id": "2", "reason": "memory: 90%"}
+    pools = [{**POOL, "moves": [move]}, {**POOL, "pool": "even", "moves": []}]
+    manager.answers["GET", "/api/v1/balance"] = {"mode": "drs", "pools": pools}
+    entry = {"kind": "vm", "name": "web1", "server": "s2", "changed": True, "actions": ["migrate"], "note": "memory: 90%"}
+    manager.answers["POST", "/api/v1/server-pools/default/balance"] = ended(kind="balance", result={"objects": [entry]})
+    said = domus("server", "balance", "--most-moves", "1", "--run")
+    assert said.code == 0 and "vm web1 on s2" in said.out and "memory: 90%" in said.out
+    assert manager.asked[1:] == [("POST", "/api/v1/server-pools/default/balance", {"mode": "drs", "most_moves": 1}, {})]
+
+
+def test_a_pools_own_policy_is_shown_and_carried_out_on_request(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["POST", "/api/v1/server-pools/rack1/balance?check=true"] = {"mode": "drs", "pools": [{**POOL, "pool": "rack1", "moves": []}]}
+    assert "Nothing is to be done." in domus("pool", "balance", "rack1").out
+    manager.answers["POST", "/api/v1/server-pools/rack1/balance"] = {"mode": "dpm", "pools": [{**POOL, "pool": "rack1", "moves": []}]}
+    said = domus("pool", "balance", "rack1", "--mode", "dpm", "--run")
+    assert said.code == 0 and "Nothing is to be done." in said.out
+    assert [one[2] for one in manager.asked] == [{}, {"mode": "dpm"}]
+    manager.answers["POST", "/api/v1/server-pools/rack1/balance"] = ended(kind="balance", state="failed", error={"code": "conflict", "message": "no room"})
+    assert domus("pool", "balance", "rack1", "--run").code == 1
+
+
+def test_a_server_is_switched_off_and_on(manager: FakeManager, domus: Domus) -> None:
+    entry = {"kind": "server", "name": "s1", "server": "s1", "changed": True, "actions": ["power off"]}
+    manager.answers["POST", "/api/v1/servers/s1/power-off"] = ended(kind="power_off", result={"objects": [entry]})
+    said = domus("server", "power-off", "s1", "--yes", "--reason", "new memory")
+    assert said.code == 0 and "server s1 on s1: changed (power off)" in said.out and manager.asked[0][3] == {"reason": "new memory"}
+    assert domus("server", "power-off", "s1").code != 0, "it is asked first"
+    manager.answers["POST", "/api/v1/servers/s1/power-on"] = ended(kind="power_on", state="failed", error={"code": "unreachable", "message": "no route"})
+    said = domus("server", "power-on", "s1")
+    assert said.code == 1 and "no route" in said.out
+
+
 def test_what_if_a_server_dies(manager: FakeManager, domus: Domus) -> None:
     moves = [{"vm": "web1", "server": "s2", "possible": True, "reason": "least full", "errors": []}]
     manager.answers["GET", "/api/v1/servers/s1/loss"] = {"server": "s1", "possible": True, "moves": moves}

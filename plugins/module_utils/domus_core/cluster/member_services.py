@@ -130,6 +130,14 @@ def works_by_its_file() -> bool:
 
 def stop_member(check: bool = False) -> list[str]:
     """Stop both, so that this server is no member any more. Raises Conflict while HA VMs run here: Pacemaker would stop them, or move them."""
+    done = rest_member(check)
+    if done:
+        _do(check, "both disabled", ["systemctl", "disable", *UNITS, *([DEVICE_UNIT] if has_device() else [])])
+    return done
+
+
+def rest_member(check: bool = False) -> list[str]:
+    """Stop both until the next boot: the pool sees a member that left in order, and cuts nobody's power. Raises Conflict while HA VMs run here."""
     done: list[str] = []
     if is_active(UNITS[1]):
         name = os.uname().nodename
@@ -138,11 +146,9 @@ def stop_member(check: bool = False) -> list[str]:
             raise Conflict(f"HA VMs run here: {', '.join(here)}", object=f"server {name}", remedy="Evacuate the server first")
         done += _do(check, "Pacemaker stopped", ["systemctl", "stop", UNITS[1]])
     if is_active(DEVICE_UNIT):
-        done += _do(check, "the quorum device is asked no more", ["systemctl", "disable", "--now", DEVICE_UNIT])
+        done += _do(check, "the quorum device is asked no more", ["systemctl", "stop", DEVICE_UNIT])
     if is_active(UNITS[0]):
         done += _do(check, "Corosync stopped", ["systemctl", "stop", UNITS[0]])
-    if done:
-        _do(check, "both disabled", ["systemctl", "disable", *UNITS])
     return done
 
 

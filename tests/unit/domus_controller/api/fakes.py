@@ -123,8 +123,9 @@ class FakeJobs:
         self.evacuations.append((dict(options), stopped))
         return {"server": server["name"], "server_id": server["id"], "possible": True, "moves": [], "staying": []}
 
-    def queue_evacuation(self, job: Any) -> dict[str, Any]:
-        self.evacuations.append({name: job["options"][name] for name in ("migration", "at_once", "stopped")})
+    def queue(self, job: dict[str, Any]) -> dict[str, Any]:
+        if job["kind"] == "evacuate":
+            self.evacuations.append({name: job["options"][name] for name in ("migration", "at_once", "stopped")})
         return self._create(**job)
 
     def cancel(self, job_id: str, *, by: str) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,75 +10,11 @@ import pytest
 from domus_controller.jobs.evacuation import evacuate
 from domus_controller.jobs.migrate_run import MigrateRun
 from domus_controller.store import jobs, objects, server_states, servers
-from domus_core.errors import Conflict, DomusError, NoCapacity, NotFound, Refused
-from domus_core.model.migration import Destination, MovingVm
+from domus_core.errors import Conflict, NoCapacity, NotFound, Refused
 
 from tests.support.agent_process import wait_until
 from tests.support.manager_room import ENDED, Room
-
-MIB = 1 << 20
-
-
-class Movers:
-    """The agents' part of migrations: each is done when a test, or `at_once`, says so."""
-
-    def __init__(self, room: Room) -> None:
-        self.room, self.at_once, self.fails, self.bad = room, True, set[str](), set[tuple[str, str]]()
-        self.begun: list[tuple[str, str]] = []
-        room.agents.__dict__.update(
-            _migration_facts=self.facts, _migration_offer=self.offer, _receive_migration=self.receive, _settle_migration=self.settle, _submit=self.submit
-        )
-
-    def facts(self, server_id: str, vm: str, contents: bool = False) -> dict[str, Any]:
-        found = objects.find(self.room.store, "vm", vm)
-        told = MovingVm(found["name"], vm, found["state"], memory=found["spec"]["memory"], virtualization="qemu")
-        return {"vm": json.loads(json.dumps(dataclasses.asdict(told))), "contents": {}}
-
-    def offer(self, server_id: str, vm: Mapping[str, Any]) -> dict[str, Any]:
-        name = next(name for name, id in self.room.servers.items() if id == server_id)
-        virtualization = "xen" if (vm["name"], name) in self.bad else "qemu"
-        offered = Destination(server_id, name, virtualization=virtualization, domain_types=(virtualization,), memory_free=1 << 40)
-        return dict(json.loads(json.dumps(dataclasses.asdict(offered))))
-
-    def receive(self, server_id: str, operation: str, vm: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
-        self.begun.append((vm["name"], next(name for name, id in self.room.servers.items() if id == server_id)))
-        return {"destination": {**self.offer(server_id, vm), "address": ""}, "plan": {}}
-
-    def settle(self, server_id: str, uuid: str, **rest: Any) -> dict[str, Any]:
-        return {"seen": "absent", "open": False, "mark": None, "downtime": 5}
-
-    def submit(self, server_id: str, operation: str, vm: str, **content: Any) -> dict[str, Any]:
-        name = objects.find(self.room.store, "vm", vm)["name"]
-        kept = {"operation": operation, "state": "running", "progress": [], "result": None, "error": None, "mark": None, "vm": vm, "name": name}
-        self.room.agents.operations.setdefault(operation, kept)
-        if self.at_once:
-            self.finish(operation)
-        return self.room.agents.operations[operation]
-
-    def finish(self, operation: str) -> None:
-        """A move is done, and both servers have reported it."""
-        kept = self.room.agents.operations[operation]
-        job = jobs.details(self.room.store, operation)
-        source, to = ({id: name for name, id in self.room.servers.items()}[one] for one in job["servers"])
-        entry: dict[str, Any] = {"kind": "vm", "name": kept["name"], "changed": True, "actions": ["migrate"], "changes": []}
-        if kept["name"] in self.fails:
-            entry.update(changed=False, actions=[], error=DomusError("broke off", object=f"vm {kept['name']}").as_dict())
-        else:
-            add(self.room, kept["name"], to, vm_id=kept["vm"])
-            self.room.forget(source, "vm", kept["name"])
-        state = "failed" if "error" in entry else "succeeded"
-        result = {"objects": [entry], "verdict": {"owner": "source" if "error" in entry else "destination"}}
-        with self.room.agents.news:
-            kept.update(state=state, error=entry.get("error"), result=result)
-            self.room.agents.news.notify_all()
-
-
-def add(room: Room, name: str, server: str, mib: int = 1024, state: str = "running", **more: Any) -> None:
-    """A VM that a server has reported."""
-    known = more.pop("vm_id", str(uuid.uuid5(uuid.NAMESPACE_DNS, name)))
-    before = objects.page(room.store, "vm", filters={"name": name})["items"]
-    spec = before[0]["spec"] if before else {"name": name, "memory": mib * MIB, "cpus": 1, **more}
-    room.tell(server, "vm", spec, id=known, state=state, site="default")
+from tests.support.movers import Movers, add
 
 
 @pytest.fixture

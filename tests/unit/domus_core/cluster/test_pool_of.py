@@ -38,6 +38,7 @@ DOCUMENT: dict[str, Any] = {
     "quorum_device": {"host": "quorum.example.org", "algorithm": "ffsplit"},
     "untested_fencing": False,
     "start_policy": "current",
+    "policy": {"mode": "drs", "spare_servers": 1},
     "state": "present",
 }
 HA = {
