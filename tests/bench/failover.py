@@ -1,12 +1,19 @@
-"""`failover`: how long the VMs of a server that loses its power are down, in a pool of three as Domus configures it; Proxmox VE as its own logs have it."""
+"""`failover`, `failover-nomanager`: how long the VMs of a server that loses its power are down, in a pool of three as Domus configures it.
+
+A manager has taken the servers over; in `failover` it runs, in `failover-nomanager` it has been killed. The peer is Proxmox VE as its own logs have it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from domus_core.errors import DomusError
+
+from tests.hosts.fleet import Fleet
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab, lab_name
 from tests.hosts.lab.power import PowerService
@@ -20,25 +27,54 @@ PEER = 123.0
 
 
 def measure(directory: Path) -> Iterator[str]:
-    """From the power cut until the last of ten VMs has its disk open for writing again; the coordinator is the victim in every other run."""
-    lab = Lab(lab_name("bench-failover"))
+    """With a manager that hears of it: from the power cut until the last of ten VMs has its disk open for writing again."""
+    yield from _measure("failover", has_manager=True)
+
+
+def measure_without_manager(directory: Path) -> Iterator[str]:
+    """The same with a manager that has been killed."""
+    yield from _measure("failover-nomanager", has_manager=False)
+
+
+def _measure(name: str, has_manager: bool) -> Iterator[str]:
+    lab = Lab(lab_name(f"bench-{name}"))
     lab.claim()
     lab.destroy()
     try:
         lab.up()
         with lab.fresh(3, disk="3G") as hosts, PowerService(lab) as power:
             site = PoolSite(lab, hosts, power)
-            with contextlib.closing(site):
+            with contextlib.closing(site), contextlib.closing(Fleet(lab, hosts)) as fleet:
                 for number in range(VMS):
                     site.add_vm(f"ha{number}")
                 site.apply()
                 site.wait_for_vms()
-                yield _measured(site)
+                if not has_manager:
+                    kill_manager(fleet)
+                yield _measured(name, site, has_manager)
+                _require_manager(fleet, has_manager)
     finally:
         lab.destroy()
 
 
-def _measured(site: PoolSite) -> str:
+def kill_manager(fleet: Fleet) -> None:
+    """End everything of the manager at once, as a power cut of its machine does."""
+    for process in ("nginx", "manager", "runner"):
+        fleet.stack.end(process, signal.SIGKILL)
+    _require_manager(fleet, False)
+
+
+def _require_manager(fleet: Fleet, is_there: bool) -> None:
+    """Raise RuntimeError when the manager answers and should not, or the other way round: the figure would be of something else."""
+    try:
+        answers = bool(fleet.servers())
+    except (DomusError, OSError):
+        answers = False
+    if answers != is_there:
+        raise RuntimeError(f"the manager {'answers' if answers else 'does not answer'}")
+
+
+def _measured(name: str, site: PoolSite, has_manager: bool) -> str:
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for number in range(ROUNDS):
         coordinator = number % 2 == 1
@@ -49,7 +85,8 @@ def _measured(site: PoolSite) -> str:
     every = [*seconds[False], *seconds[True]]
     facts = [f"worst={format_seconds(max(every))}", f"spread={spread(every)}", "wanted=<=20s", "wanted_worst=<=35s"]
     facts += [f"member={format_seconds(median(seconds[False]))}", f"coordinator={format_seconds(median(seconds[True]))}"]
-    return line("failover", median(every), PEER, *facts, f"vms={VMS}", f"runs={ROUNDS}", f"fence={site.power.seconds:g}s", f"token={site.token}ms")
+    facts += [f"vms={VMS}", f"runs={ROUNDS}", f"fence={site.power.seconds:g}s", f"token={site.token}ms"]
+    return line(name, median(every), PEER, *facts, f"manager={'running' if has_manager else 'killed'}")
 
 
 def _one(site: PoolSite, coordinator: bool) -> float:
