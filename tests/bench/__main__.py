@@ -53,7 +53,6 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "migrate": migrate.measure,
     "ha-scale": ha_scale.measure,
     "failover": failover.measure,
-    "failover-nomanager": failover.measure_without_manager,
     "failover-nfs": failover_nfs.measure,
 }
 
