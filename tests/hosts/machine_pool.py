@@ -86,6 +86,7 @@ class MachinePool(PoolSite):
     """The pool of `hosts`, machines; its file system is the lab's shared folder, or, with `nas`, kernel NFS of that machine."""
 
     watcher: Any
+    patience = PATIENCE
 
     def __init__(self, lab: Lab, hosts: Sequence[Host], power: PowerService, *, nas: Host | None = None, lease: int = 0, **pool: Any) -> None:
         self.nas, self.lease_seconds = nas, lease
@@ -100,7 +101,7 @@ class MachinePool(PoolSite):
             _export(self.nas, self.lease_seconds)
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(self.prepare, self.hosts))
-        libvirt_tls.enable(*self.hosts)
+        libvirt_tls.enable(*self.hosts, patience=PATIENCE)
 
     def form(self) -> dict[str, Any]:
         """As in containers; and what was written is there after a power cut."""

@@ -41,6 +41,9 @@ KERNEL = f"<kernel>{FOLDER}/vmlinuz</kernel><initrd>{FOLDER}/initrd.img</initrd>
 class PoolSite:
     """The pool of `hosts`, up and quorate, without VMs; `shared` is its file system as this machine sees it."""
 
+    # How long a service of a host may take to start or stop, in seconds.
+    patience = 60.0
+
     def __init__(self, lab: Lab, hosts: Sequence[Host], power: PowerService, **pool: Any) -> None:
         self.lab, self.hosts, self.power = lab, list(hosts), power
         self.more, self.vms, self.names = pool, list[dict[str, Any]](), dict[str, str]()
@@ -81,7 +84,8 @@ class PoolSite:
         self.power.install(host)
         host.write("/etc/libvirt/qemu-lockd.conf", f'auto_disk_leases = 1\nfile_lockspace_dir = "{FOLDER}/lockspace"\n')
         host.shell("grep -q ^lock_manager /etc/libvirt/qemu.conf || echo 'lock_manager = \"lockd\"' >>/etc/libvirt/qemu.conf")
-        host.shell(f"systemctl stop libvirtd.service; systemctl enable --quiet {' '.join(UNITS)}; systemctl start {' '.join(UNITS[:3])}")
+        units = f"systemctl enable --quiet {' '.join(UNITS)}; systemctl start {' '.join(UNITS[:3])}"
+        host.shell(f"systemctl stop libvirtd.service; {units}", timeout=self.patience)
 
     def form(self) -> dict[str, Any]:
         """Write, start and apply, as the role does."""
