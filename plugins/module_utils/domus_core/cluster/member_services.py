@@ -175,6 +175,8 @@ def stop_member(check: bool = False) -> list[str]:
     done = stop_services(check)
     if done:
         _do(check, "both disabled", ["systemctl", "disable", *UNITS])
+    if done and watchdog_of_file() is not None:
+        done += _do(check, "the watchdog begins with Corosync no more", ["systemctl", "disable", WATCHDOG_UNIT])
     return done
 
 

@@ -143,7 +143,7 @@ class Member:
         monkeypatch.setattr(member_services, "run", lambda argv, **more: self.commands.append(" ".join(argv)) or "")
         monkeypatch.setattr(member_services, "running_timeout", lambda: self.running)
         monkeypatch.setattr(member_services, "tell", self.told.append)
-        monkeypatch.setattr(member_services, "stop_services", lambda check: ["stopped"])
+        monkeypatch.setattr(member_services, "stop_services", lambda check=False: ["stopped"])
         monkeypatch.setattr(watchdog, "DEVICE", "/dev/null" if device else "/dev/no-watchdog")
 
 
@@ -164,6 +164,15 @@ def test_a_member_that_runs_without_it_is_started_anew(file: Path, monkeypatch: 
     assert member_services._follow_watchdog(False) == ["stopped", member_services.ANEW]
     Member(monkeypatch, corosync=True, enabled=True, running=10)
     assert member_services._follow_watchdog(False) == []
+
+
+def test_a_member_that_leaves_takes_it_along(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Member(monkeypatch, corosync=True, enabled=True, running=10)
+    member_services.stop_member()
+    assert one.commands == ["systemctl disable corosync.service pacemaker.service"]
+    member_files.write_files(document(10))
+    member_services.stop_member()
+    assert one.commands[1:] == ["systemctl disable corosync.service pacemaker.service", "systemctl disable sbd.service"]
 
 
 def test_who_has_none_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
