@@ -7,13 +7,14 @@ from typing import Any, Callable, Optional
 
 from ansible.errors import AnsibleFilterError
 
+from ..module_utils.domus_core.cluster.pool import Watchdog
 from ..module_utils.domus_core.cluster.pool_of import ServerFacts, device_of, pool_of, secrets_of
 from ..module_utils.domus_core.errors import DomusError
 from ..module_utils.domus_core.model.document import Site, parse_document
 from ..module_utils.domus_core.model.fields import given, make
 from ..module_utils.domus_core.model.kind import is_absent
 from ..module_utils.domus_core.model.repository import directory_of
-from ..module_utils.domus_core.model.server_pool import has_quorum_device, is_clustered
+from ..module_utils.domus_core.model.server_pool import has_quorum_device, has_watchdog, is_clustered
 
 Variables = dict[str, Any]
 
@@ -46,6 +47,8 @@ def _variables(site: Site, pool: Any) -> Variables:
     variables |= {f"server_pool_{name}": value for name, value in given(pool).items() if name in ("token", "start_policy")}
     if has_quorum_device(pool):
         variables["server_pool_quorum_device"] = {name: value for name, value in given(pool.quorum_device).items() if name != "state"}
+    if has_watchdog(pool):
+        variables["server_pool_watchdog"] = {name: value for name, value in given(pool.watchdog).items() if name != "state"} or {"timeout": Watchdog().timeout}
     return variables
 
 

@@ -154,6 +154,26 @@ options:
         choices:
           - present
           - absent
+  watchdog:
+    description:
+      - 'Each server resets itself when it has no quorum: for servers whose power nobody can cut. When nobody has quorum all
+        reset themselves. Needs three servers or a quorum device.'
+    type: dict
+    suboptions:
+      timeout:
+        description:
+          - Seconds without quorum after which a server resets itself; the others wait twice as long before they start its
+            VMs.
+          - A new object gets C(10).
+          - It can be set only when the object is made; a difference later is refused.
+        type: int
+      state:
+        description:
+          - Whether servers reset themselves. Left out means present.
+        type: str
+        choices:
+          - present
+          - absent
   untested_fencing:
     description:
       - 'HA is allowed although a fence device has not passed a test: when that device fails, the VMs of a server that died

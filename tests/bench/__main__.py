@@ -14,6 +14,7 @@ from . import (
     balancing,
     define,
     failover,
+    failover_nfs,
     fanout,
     fleet_idle,
     ha_scale,
@@ -52,6 +53,7 @@ MEASUREMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "migrate": migrate.measure,
     "ha-scale": ha_scale.measure,
     "failover": failover.measure,
+    "failover-nfs": failover_nfs.measure,
 }
 
 

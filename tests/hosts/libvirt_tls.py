@@ -9,7 +9,7 @@ FILES = (("/etc/pki/libvirt", "servercert.pem", "private/serverkey.pem"), ("/etc
 QEMU = (("server-cert.pem", "server-key.pem"), ("client-cert.pem", "client-key.pem"))
 
 
-def enable(*hosts: Host) -> None:
+def enable(*hosts: Host, patience: float = 60.0) -> None:
     """Give each host a certificate, and let libvirtd listen for TLS."""
     authority = SmallAuthority("libvirt")
     for host in hosts:
@@ -25,6 +25,6 @@ def enable(*hosts: Host) -> None:
             host.write(f"/etc/pki/qemu/{key_name}", key, mode="640")
         host.run("chgrp", "-R", "kvm", "/etc/pki/qemu")
         host.shell("grep -q ^default_tls_x509_verify /etc/libvirt/qemu.conf || echo 'default_tls_x509_verify = 1' >>/etc/libvirt/qemu.conf")
-        host.run("systemctl", "stop", "libvirtd.service")
-        host.run("systemctl", "start", "libvirtd-tls.socket")
-        host.run("systemctl", "start", "libvirtd.service")
+        host.run("systemctl", "stop", "libvirtd.service", timeout=patience)
+        host.run("systemctl", "start", "libvirtd-tls.socket", timeout=patience)
+        host.run("systemctl", "start", "libvirtd.service", timeout=patience)

@@ -15,8 +15,8 @@ from typing import Any
 
 from domus_core.cluster.pool import Pool
 from domus_core.cluster.pool_status import PoolStatus, status_from
-from domus_core.cluster.record_files import replace_file
 from domus_core.cluster.records import PoolRecord, as_text, from_text
+from domus_core.libvirt_driver.registry import write_atomically
 
 from tests.hosts import libvirt_tls
 from tests.hosts.agents import COMMAND, ROOT
@@ -41,6 +41,9 @@ KERNEL = f"<kernel>{FOLDER}/vmlinuz</kernel><initrd>{FOLDER}/initrd.img</initrd>
 class PoolSite:
     """The pool of `hosts`, up and quorate, without VMs; `shared` is its file system as this machine sees it."""
 
+    # How long a service of a host may take to start or stop, in seconds.
+    patience = 60.0
+
     def __init__(self, lab: Lab, hosts: Sequence[Host], power: PowerService, **pool: Any) -> None:
         self.lab, self.hosts, self.power = lab, list(hosts), power
         self.more, self.vms, self.names = pool, list[dict[str, Any]](), dict[str, str]()
@@ -50,11 +53,9 @@ class PoolSite:
         self.shared = lab.shared / "pool"
         for name in ("records", "lockspace", "VirtualDisks"):
             (self.shared / name).mkdir(parents=True, exist_ok=True)
-        for host in hosts:
-            self.prepare(host)
-        libvirt_tls.enable(*hosts)
+        self._prepare_all()
         self.form()
-        self.watcher = Watcher(lab.name, self.shared / "VirtualDisks", self.names, self.alerts)
+        self.watcher = self._watch()
 
     @property
     def token(self) -> int:
@@ -67,6 +68,14 @@ class PoolSite:
 
     # -- making
 
+    def _prepare_all(self) -> None:
+        for host in self.hosts:
+            self.prepare(host)
+        libvirt_tls.enable(*self.hosts)
+
+    def _watch(self) -> Watcher:
+        return Watcher(self.lab.name, self.shared / "VirtualDisks", self.names, self.alerts)
+
     def prepare(self, host: Host) -> None:
         """What the roles put on a server: agent, fence agent, disk locks on the pool file system."""
         host.copy_to(ROOT / "agent/domus_agent", "/opt/domus/agent/domus_agent")
@@ -75,7 +84,8 @@ class PoolSite:
         self.power.install(host)
         host.write("/etc/libvirt/qemu-lockd.conf", f'auto_disk_leases = 1\nfile_lockspace_dir = "{FOLDER}/lockspace"\n')
         host.shell("grep -q ^lock_manager /etc/libvirt/qemu.conf || echo 'lock_manager = \"lockd\"' >>/etc/libvirt/qemu.conf")
-        host.shell(f"systemctl stop libvirtd.service; systemctl enable --quiet {' '.join(UNITS)}; systemctl start {' '.join(UNITS[:3])}")
+        units = f"systemctl enable --quiet {' '.join(UNITS)}; systemctl start {' '.join(UNITS[:3])}"
+        host.shell(f"systemctl stop libvirtd.service; {units}", timeout=self.patience)
 
     def form(self) -> dict[str, Any]:
         """Write, start and apply, as the role does."""
@@ -94,9 +104,10 @@ class PoolSite:
         options = {"ip": self.lab.network.gateway, "ipport": str(PORT)}
         device = {"name": "power", "agent": "fence_domus_test", "servers": {host.name: host.name for host in self.hosts}, "options": options}
         pool = {"name": "pool1", "members": members, "devices": [device], "vms": self.vms, **self.more}
+        secrets = {one["name"]: {"password": PASSWORD} for one in pool["devices"]}
         settings = {"records": f"{FOLDER}/records", "unsafe_migration": True}
         known = {host.name: host.traits.index for host in self.hosts}
-        told = {"pool": pool, "known_ids": known, "authkey": self.authkey, "secrets": {"power": {"password": PASSWORD}}, "settings": settings}
+        told = {"pool": pool, "known_ids": known, "authkey": self.authkey, "secrets": secrets, "settings": settings}
         return json.dumps(told)
 
     def agent(self, host: Host, action: str, *arguments: str, text: str = "") -> dict[str, Any]:
@@ -116,17 +127,19 @@ class PoolSite:
     def add_vm(self, name: str, *, guest: bool = False, ha: bool = True, start: bool = True, **fields: Any) -> str:
         """Disk, record and (with `apply`) resource of a VM; returns its UUID. `guest`: it counts on its disk, else it has no system."""
         identity = str(uuid.uuid4())
-        disk = self.shared / "VirtualDisks" / f"{name}.img"
-        with open(disk, "wb") as file:
-            file.truncate(MIB)
+        self.place_file(f"VirtualDisks/{name}.img", bytes(MIB))
         memory = 160 if guest else 32
         known = {"name": name, "uuid": identity, "memory": memory, "kernel": KERNEL if guest else "", "disk": f"{FOLDER}/VirtualDisks/{name}.img"}
         record = PoolRecord(identity, name, DEFINITION.format(**known), stop_timeout=2)
-        replace_file(str(self.shared / "records" / f"{identity}.json"), as_text(record))
+        self.place_file(f"records/{identity}.json", as_text(record).encode())
         self.names[identity] = name
         if ha:
             self.vms.append({"name": name, "uuid": identity, "memory": memory * MIB, "cpus": 1, "stop_timeout": 2, "wanted": start, **fields})
         return identity
+
+    def place_file(self, path: str, content: bytes) -> None:
+        """Put a file into the pool file system."""
+        write_atomically(str(self.shared / path), content, 0o644)
 
     def definition(self, name: str) -> str:
         """The XML of a VM, from its record."""

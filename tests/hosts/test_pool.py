@@ -15,8 +15,11 @@ from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
 from tests.hosts.lab.power import PowerService
-from tests.hosts.pool_site import PoolSite
+from tests.hosts.pool_site import FOLDER, PoolSite
 
+# A fence agent has 60 s by Pacemaker's own measure; a BMC takes 3 to 10.
+SLOW_SECONDS = 30.0
+HEAVY_SECONDS = 60.0
 LIBVIRT = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tls.socket", "libvirtd.service")
 
 
@@ -146,6 +149,25 @@ def test_the_fence_device_can_not_be_reached(pool: PoolSite) -> None:
     is_not_started_elsewhere(pool, host, lost, 30)
     pool.power.is_broken = False  # somebody has repaired it
     are_started_again(pool, lost)
+
+
+def test_the_fence_device_is_slow(pool: PoolSite) -> None:
+    """It takes far longer than a BMC does, and less than its time-out: nothing starts before it has answered, and it is asked once."""
+    host = victim_of(pool)
+    lost = vms_on(pool, host)
+    usual, pool.power.seconds = pool.power.seconds, SLOW_SECONDS
+    pool.power.done.clear()
+    try:
+        host.power_off()
+        pool.wait(lambda: pool.power.asked, "the host being fenced")
+        while not pool.power.done:
+            running = pool.watcher.running()
+            assert pool.power.done or not lost & running.keys(), f"started before the device has answered: {running}"
+            time.sleep(0.2)
+        are_started_again(pool, lost)
+    finally:
+        pool.power.seconds = usual
+    assert pool.power.asked == [("reboot", host.name)]
 
 
 def test_the_fence_device_lies(pool: PoolSite) -> None:
@@ -310,6 +332,24 @@ def test_the_pool_file_system_is_gone_on_all_hosts(pool: PoolSite) -> None:
     pool.living().run("crm_resource", "--cleanup", "--resource", "domus-vm-vm1")
     pool.wait_for_vms()
     assert pool.power.asked == []
+
+
+def test_heavy_writing_to_the_repository_fences_nobody(pool: PoolSite) -> None:
+    """All hosts write to the pool file system as fast as they can, and have it synced; HA looks at Corosync and processes, not at storage."""
+    writers = [(host, f"{FOLDER}/heavy-{host.name}-{number}") for host in pool.hosts for number in range(2)]
+    command = "while :; do dd if=/dev/zero of={} bs=1M count=64 conv=fsync status=none; done"
+    for host, file in writers:
+        host.run("systemd-run", "--quiet", f"--unit={os.path.basename(file)}", "sh", "-c", command.format(file))
+    try:
+        unharmed(pool, HEAVY_SECONDS)
+        assert all(
+            host.attempt("systemctl", "is-active", os.path.basename(file)).code == 0 and host.attempt("test", "-s", file).code == 0 for host, file in writers
+        )
+        assert pool.status().alerts == ()
+    finally:
+        for host, file in writers:
+            host.attempt("systemctl", "stop", os.path.basename(file))
+            host.attempt("rm", "-f", file)
 
 
 def crash(pool: PoolSite, vm: str) -> None:

@@ -37,6 +37,8 @@ class Watcher:
         self.excused: set[str] = set()
         self.expected: set[str] = set()
         self.samples = 0
+        # Seconds that an expected VM may be off before somebody must say why.
+        self.silence = SILENCE
         # The disks that each process has open for writing, as sampled last.
         self.writers: dict[Life, set[str]] = {}
         self._lab, self._disks, self._names, self._alerts = lab, disks, names, alerts
@@ -147,9 +149,9 @@ class Watcher:
 
     def _ask(self) -> None:
         while not self._end.wait(5):
-            late = [vm for vm in self.expected if time.monotonic() - self._last.get(vm, time.monotonic()) > SILENCE]
+            late = [vm for vm in self.expected if time.monotonic() - self._last.get(vm, time.monotonic()) > self.silence]
             if late and not list(self._alerts()) and all(vm not in self.running() for vm in late):
-                self._violated(f"{', '.join(late)}: off for more than {SILENCE:g} s, and nobody says so")
+                self._violated(f"{', '.join(late)}: off for more than {self.silence:g} s, and nobody says so")
 
     def _violated(self, text: str) -> None:
         if text not in self.violations:

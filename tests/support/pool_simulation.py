@@ -53,10 +53,20 @@ class Simulation:
         self.node_ids = assign_node_ids([member.name for member in pool.members], self.node_ids)
         change = merge_configuration(self.cib.find("configuration"), wanted_configuration(pool, self.node_ids))
         self.cib.replace(self.cib.find("configuration"), change.configuration)
+        self._show_watchdog(pool)
         self.cib.set("epoch", str(int(self.cib.get("epoch")) + 1))
         self._show_members()
         self.last_change = change
         return change
+
+    def _show_watchdog(self, pool: Pool) -> None:
+        """What Pacemaker's controller says of itself where SBD runs."""
+        properties = self.cib.find("configuration/crm_config")
+        for old in properties.findall("cluster_property_set[@id='cib-bootstrap-options']"):
+            properties.remove(old)
+        if pool.watchdog is not None:
+            own = etree.SubElement(properties, "cluster_property_set", id="cib-bootstrap-options")
+            etree.SubElement(own, "nvpair", id="cib-bootstrap-options-have-watchdog", name="have-watchdog", value="true")
 
     def _located(self, vm: HaVm, places: dict[str, str]) -> HaVm:
         return dataclasses.replace(vm, server=places.get(vm.name), last_server=self.last_places.get(vm.name))

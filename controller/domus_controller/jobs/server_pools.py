@@ -228,8 +228,14 @@ def _members(pool: Pool, hosts: Mapping[str, str], ids: Mapping[str, int]) -> li
 def _told(pool: Pool, hosts: Mapping[str, str], ids: Mapping[str, int], entry: Entry) -> dict[str, Any]:
     """What all members must have in common for Corosync."""
     members = {hosts[one.name]: [ids[hosts[one.name]], *one.addresses] for one in pool.members}
-    device = entry.get("quorum_device")
-    return {"members": members, "token": pool.token, "quorum_device": dict(device) if isinstance(device, Mapping) else None}
+    return {"members": members, "token": pool.token, **_votes(entry)}
+
+
+def _votes(entry: Entry) -> dict[str, Any]:
+    """What decides who goes on: the quorum device, and the watchdog where there is one."""
+    device, watchdog = entry.get("quorum_device"), entry.get("watchdog")
+    told: dict[str, Any] = {"quorum_device": dict(device) if isinstance(device, Mapping) else None}
+    return {**told, "watchdog": dict(watchdog)} if isinstance(watchdog, Mapping) else told
 
 
 def recall(tools: Tools, name: str) -> Optional[Memory]:
@@ -263,7 +269,7 @@ def remember_asked(tools: Tools, work: Work) -> None:
         hosts = {one["name"]: [one["node_id"], *one["addresses"]] for one in entry["cluster"]["members"]}
         told = {one["host"]: hosts[one["name"]] for one in entry["cluster"]["members"]}
         asked = {key: value for key, value in entry.items() if key not in ("cluster", "state")}
-        common = {"members": told, "token": entry.get("token") or Pool.token, "quorum_device": entry.get("quorum_device")}
+        common = {"members": told, "token": entry.get("token") or Pool.token, **_votes(entry)}
         remember(tools, name, dataclasses.replace(memory, entry=asked, told=common))
 
 

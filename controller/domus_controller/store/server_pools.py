@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
+from domus_core.cluster.cib import SURE
+from domus_core.cluster.pool import Watchdog
 from domus_core.cluster.pool_problems import ITS_OWN
 from domus_core.errors import NotFound
 
@@ -99,8 +101,17 @@ def failover(spec: Mapping[str, Any], lease: Optional[int]) -> dict[str, Any]:
     """
     more = TOKEN_COEFFICIENT * max(0, len(spec.get("servers") or ()) - 2)
     noticed = round(((spec.get("token") or DEFAULT_TOKEN) + more) * NOTICED / 1000, 1)
-    cut = noticed + FENCING_SECONDS
-    return {"noticed": noticed, "fenced": FENCING_SECONDS, "lease": lease, "start": START_SECONDS, "expected": round(max(cut, lease or 0) + START_SECONDS, 1)}
+    fenced = _fencing_seconds(spec)
+    cut = noticed + fenced
+    return {"noticed": noticed, "fenced": fenced, "lease": lease, "start": START_SECONDS, "expected": round(max(cut, lease or 0) + START_SECONDS, 1)}
+
+
+def _fencing_seconds(spec: Mapping[str, Any]) -> float:
+    """Until a server's power is cut; where no device can, until its watchdog has reset it for sure."""
+    watchdog = spec.get("watchdog") or {}
+    if spec.get("fencing") or not watchdog or watchdog.get("state") == "absent":
+        return FENCING_SECONDS
+    return float(SURE * (watchdog.get("timeout") or Watchdog().timeout))
 
 
 def tellers_of(store: Store, name: str) -> list[Teller]:

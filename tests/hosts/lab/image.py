@@ -29,7 +29,7 @@ DISABLED = (
     "nginx.service corosync.service pacemaker.service sanlock.service wdmd.service libvirt-guests.service nfs-server.service rpcbind.service rpcbind.socket "
     "open-iscsi.service iscsid.service iscsid.socket multipathd.service multipathd.socket watchdog.service wd_keepalive.service blk-availability.service "
     "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-timesyncd.service "
-    "nfs-blkmap.service nfs-client.target"
+    "nfs-blkmap.service nfs-client.target sbd.service sbd_remote.service corosync-qdevice.service corosync-qnetd.service"
 ).split()
 
 MACHINE_DISK = "8G"

@@ -28,6 +28,8 @@ class PowerService:
         self.seconds = seconds
         # What was asked for, in order: (action, plug).
         self.asked: list[tuple[str, str]] = []
+        # What was done, in order, after its seconds.
+        self.done: list[tuple[str, str]] = []
         # Faults of the device: `lies` has it say that it is done, and do nothing; `is_broken` has it refuse everything.
         self.lies = False
         self.is_broken = False
@@ -94,6 +96,7 @@ class PowerService:
             if action in ("on", "reboot") and not host.is_running:
                 host.power_off()  # what is left of one that has switched itself off
                 host.start()
+            self.done.append((action, plug))
         return {"state": _state(host)}
 
 

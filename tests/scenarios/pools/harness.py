@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from domus_core.cluster.cib import MONITOR_SECONDS, device_id, vm_id
-from domus_core.cluster.pool import FenceDevice, HaVm, Member, Pool, QuorumDevice
+from domus_core.cluster.pool import FenceDevice, HaVm, Member, Pool, QuorumDevice, Watchdog
 from domus_core.documents import load_document
 from domus_core.model.quantities import UNITS
 from lxml import etree
@@ -46,6 +46,8 @@ def pool_of(data: dict[str, Any]) -> Pool:
     settings = dict(data.get("pool", {}))
     if "quorum_device" in settings:
         settings["quorum_device"] = QuorumDevice(**settings["quorum_device"])
+    if "watchdog" in settings:
+        settings["watchdog"] = Watchdog(**settings["watchdog"])
     return Pool("rack1", members, devices, tuple(_vm(name, entry) for name, entry in data["vms"].items()), **settings)
 
 

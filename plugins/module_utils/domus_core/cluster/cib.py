@@ -36,6 +36,8 @@ MIGRATE_SECONDS = 3600
 DEVICE_FAILURES, DEVICE_PAUSE = 3, 60
 # Both members of a pair cut each other at once, so the first gets a head start, and the one with more VMs a longer one.
 HEAD_START, BUSIER_HEAD_START = 5, 10
+# After so many times its time-out a server's watchdog has reset it for sure: Pacemaker's own measure (sbd(8)), since it may hear of its loss last.
+WATCHDOG_PROPERTY, SURE = "stonith-watchdog-timeout", 2
 
 PROPERTIES = {
     "stonith-enabled": "true",
@@ -106,7 +108,8 @@ def is_pair(pool: Pool) -> bool:
 
 
 def _properties(pool: Pool) -> dict[str, str]:
-    return {**PROPERTIES, "priority-fencing-delay": f"{BUSIER_HEAD_START if is_pair(pool) else 0}s"}
+    watchdog = {} if pool.watchdog is None else {WATCHDOG_PROPERTY: f"{SURE * pool.watchdog.timeout}s"}
+    return {**PROPERTIES, "priority-fencing-delay": f"{BUSIER_HEAD_START if is_pair(pool) else 0}s", **watchdog}
 
 
 def _add_member(parent: Any, member: Member, number: int, pool: Pool) -> None:

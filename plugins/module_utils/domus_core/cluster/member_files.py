@@ -16,6 +16,8 @@ from .corosync import MARK, corosync_conf
 from .ocf_door import SETTINGS
 from .pool import secret_path
 from .pool_document import PoolDocument
+from .watchdog import FILE as WATCHDOG_FILE
+from .watchdog import require_ours, sbd_file, wanted_timeout
 
 CONF, KEY = "/etc/corosync/corosync.conf", "/etc/corosync/authkey"
 FENCING = "/etc/domus/fencing"
@@ -43,6 +45,8 @@ def wanted_files(document: PoolDocument) -> list[ManagedFile]:
     if document.authkey:
         files.append(ManagedFile(KEY, _key(document.authkey), 0o400))
     pool = document.pool
+    if pool.watchdog is not None:
+        files.append(ManagedFile(WATCHDOG_FILE, sbd_file(pool.watchdog).encode(), 0o644))
     settings = {"pool": pool.name, "start_policy": pool.start_policy, "lock_patience": pool.lock_patience, **document.settings}
     files.append(ManagedFile(SETTINGS, (json.dumps(settings, indent=1, sort_keys=True) + "\n").encode(), 0o644))
     for device, told in sorted(document.secrets.items()):
@@ -67,9 +71,11 @@ def _key(text: str) -> bytes:
 def write_files(document: PoolDocument, check: bool = False, agent: str = OCF_AGENT) -> list[str]:
     """Make the files as wanted, and take secrets away that nobody wants; returns the paths that change. `check`: only say so. Raises DriverError."""
     files = wanted_files(document)
+    if document.pool.watchdog is not None:
+        require_ours(_text(WATCHDOG_FILE))
     kept = {file.path for file in files} | {secret_path(device, option) for device, told in document.secrets.items() for option in told}
     changed = [file.path for file in files if not _is_as_wanted(file)]
-    surplus = [path for path in _secrets_there() if path not in kept]
+    surplus = [path for path in [*_watchdog_there(), *_secrets_there()] if path not in kept]
     link = _read_link(OCF_LINK) != agent
     if not check:
         try:
@@ -100,6 +106,17 @@ def _secrets_there() -> list[str]:
         return []
 
 
+def _watchdog_there() -> list[str]:
+    """SBD's file, when it is ours."""
+    return [WATCHDOG_FILE] if wanted_timeout(_text(WATCHDOG_FILE)) is not None else []
+
+
+def _text(path: str) -> str:
+    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        return file.read()
+    return ""
+
+
 def _write(file: ManagedFile) -> None:
     folder = os.path.dirname(file.path)
     os.makedirs(folder, mode=0o700 if folder == FENCING else 0o755, exist_ok=True)
@@ -125,7 +142,7 @@ def _link(agent: str) -> None:
 def remove_files() -> list[str]:
     """What a member that leaves gives back; the copies of its VMs' records stay."""
     removed = []
-    for path in [CONF, KEY, SETTINGS, OCF_LINK, *_secrets_there()]:
+    for path in [CONF, KEY, SETTINGS, OCF_LINK, *_watchdog_there(), *_secrets_there()]:
         with suppress(FileNotFoundError):
             os.unlink(path)
             removed.append(path)

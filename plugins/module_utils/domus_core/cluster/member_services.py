@@ -6,18 +6,23 @@ import os
 import re
 import time
 from contextlib import suppress
+from typing import Optional
 
-from ..errors import Conflict, DomusError, Unreachable
+from ..errors import Conflict, DomusError, DriverError, Unreachable
 from ..libvirt_driver.tools import ask, run
 from .cib import VM
 from .corosync import read_conf
 from .member_files import CONF, is_ours
 from .pool_status import PoolStatus, read_status
+from .watchdog import FILE as WATCHDOG_FILE
+from .watchdog import UNIT as WATCHDOG_UNIT
+from .watchdog import require_device, running_timeout, tell, wanted_timeout
 
 UNITS = ("corosync.service", "pacemaker.service")
 # Asks corosync-qnetd for its vote; where the pool has a quorum device.
 DEVICE_UNIT = "corosync-qdevice.service"
 PATIENCE, PAUSE = 90.0, 0.5
+ANEW = "both started anew, with the watchdog"
 CIB_FOLDER = "/var/lib/pacemaker/cib"
 # The address in the corosync.conf that the package brings, by which a server is a cluster of itself.
 PACKAGED = re.compile(r"^\s*ring0_addr:\s*127\.0\.0\.1\s*$", re.MULTILINE)
@@ -36,8 +41,8 @@ def is_active(unit: str) -> bool:
 
 def start_member(check: bool = False) -> list[str]:
     """Have Corosync and Pacemaker run, and run by the file that is there; returns what was done."""
-    done: list[str] = []
-    if not is_active(UNITS[0]):
+    done = _follow_watchdog(check)
+    if not is_active(UNITS[0]) or (check and ANEW in done):
         done += _do(check, "Corosync started", ["systemctl", "start", UNITS[0]])
     elif _differs(_in_force(), _in_file()):
         done += _do(check, "Corosync told of its new configuration", ["corosync-cfgtool", "-R"])
@@ -49,7 +54,44 @@ def start_member(check: bool = False) -> list[str]:
         done += _do(check, "both enabled", ["systemctl", "enable", *UNITS])
     if done and not check:
         wait_until_joined()
+    if watchdog_of_file() is not None and not check:
+        _tell_of_watchdog()
     return done
+
+
+def watchdog_of_file() -> Optional[int]:
+    """After how many seconds this member's watchdog is to reset it, by the file that is there; None: that is not ours to say."""
+    return wanted_timeout(_watchdog_file() or "")
+
+
+def _watchdog_file() -> Optional[str]:
+    with suppress(FileNotFoundError), open(WATCHDOG_FILE, encoding="utf-8") as file:
+        return file.read()
+    return None
+
+
+def _follow_watchdog(check: bool) -> list[str]:
+    """Have SBD begin with Corosync, or no more: systemd starts and stops it with Corosync only. One that runs goes on until then."""
+    wanted, done = watchdog_of_file(), list[str]()
+    if wanted is None and _watchdog_file() is not None:
+        return done  # somebody else's
+    enabled = ask(["systemctl", "is-enabled", WATCHDOG_UNIT], timeout=20.0, what="asking for units", answers=(0, 1, 4))[1].strip() == "enabled"
+    if wanted is not None:
+        require_device()
+    if enabled != (wanted is not None):
+        what = "the watchdog begins with Corosync" if wanted is not None else "the watchdog begins with Corosync no more"
+        done += _do(check, what, ["systemctl", "enable" if wanted is not None else "disable", WATCHDOG_UNIT])
+    if wanted is not None and is_active(UNITS[0]) and running_timeout() != wanted:
+        done += [*rest_member(check), ANEW]
+    return done
+
+
+def _tell_of_watchdog() -> None:
+    """Tell the pool that SBD runs here, and by its file. Raises DriverError when it does not: Pacemaker must not trust it then."""
+    wanted = watchdog_of_file()
+    if wanted is None or running_timeout() != wanted:
+        raise DriverError(f"{WATCHDOG_UNIT} does not run by its file {WATCHDOG_FILE}", field="watchdog", remedy=f"journalctl -u {WATCHDOG_UNIT}")
+    tell(wanted)
 
 
 def _follow_device(check: bool) -> list[str]:
@@ -133,6 +175,8 @@ def stop_member(check: bool = False) -> list[str]:
     done = rest_member(check)
     if done:
         _do(check, "both disabled", ["systemctl", "disable", *UNITS, *([DEVICE_UNIT] if has_device() else [])])
+    if done and watchdog_of_file() is not None:
+        done += _do(check, "the watchdog begins with Corosync no more", ["systemctl", "disable", WATCHDOG_UNIT])
     return done
 
 

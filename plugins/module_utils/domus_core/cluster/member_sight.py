@@ -14,7 +14,7 @@ from typing import Any, Optional
 from ..errors import DomusError
 from ..libvirt_driver.tools import SEARCH_PATH
 from ..model.secrets import Secret
-from ..model.server_pool import LOCKS, RECORDS, has_quorum_device, host_of
+from ..model.server_pool import LOCKS, RECORDS, has_quorum_device, has_watchdog, host_of
 from .corosync import corosync_conf, known_node_ids, read_conf
 from .member_files import CONF, KEY, OCF_AGENT, OCF_LINK, is_ours
 from .member_services import DEVICE_UNIT, UNITS, is_active, works_by_its_file
@@ -23,6 +23,10 @@ from .ocf_door import SETTINGS
 from .pacemaker import Pacemaker
 from .pool import secret_path
 from .pool_of import BEYOND_LEASE, pool_on_member, secrets_of
+from .watchdog import DEVICE as WATCHDOG_DEVICE
+from .watchdog import FILE as WATCHDOG_FILE
+from .watchdog import UNIT as WATCHDOG_UNIT
+from .watchdog import sbd_file
 
 PROGRAMS = ("corosync", "corosync-cfgtool", "pacemakerd", "crm_mon", "crm_diff", "cibadmin", "stonith_admin")
 QUORUM_DEVICE = "corosync-qdevice"
@@ -33,8 +37,15 @@ _SETTING = re.compile(r'^\s*(\w+)\s*=\s*"?([^"#\n]*?)"?\s*$', re.MULTILINE)
 
 def lacking(spec: Any, path: Optional[str]) -> tuple[str, ...]:
     """What this server has not got, which is to be a member of the pool; `path` is where its pool file system is."""
-    programs = [*PROGRAMS, *([QUORUM_DEVICE] if has_quorum_device(spec) else []), *(device.agent for device in spec.fencing or () if device.agent)]
+    programs = [
+        *PROGRAMS,
+        *([QUORUM_DEVICE] if has_quorum_device(spec) else []),
+        *(["sbd"] if has_watchdog(spec) else []),
+        *(device.agent for device in spec.fencing or () if device.agent),
+    ]
     missing = [f"the program {name}" for name in dict.fromkeys(programs) if shutil.which(name, path=SEARCH_PATH) is None]
+    if has_watchdog(spec) and not os.path.exists(WATCHDOG_DEVICE):
+        missing.append(f"a watchdog ({WATCHDOG_DEVICE})")
     if path is not None and not _locks_are_in(os.path.join(path, LOCKS)):
         missing.append(f"locks of disks in {os.path.join(path, LOCKS)} ({QEMU_CONF}, {LOCKD_CONF})")
     return tuple(missing)
@@ -96,10 +107,21 @@ def _amiss(spec: Any, path: Optional[str], lease: Optional[int], own: str) -> It
     yield from (f"{unit} does not run" for unit in UNITS if unit not in running)
     if has_quorum_device(spec) and not is_active(DEVICE_UNIT):
         yield f"{DEVICE_UNIT} does not run"
+    yield from _of_watchdog(pool)
     if UNITS[0] in running and not works_by_its_file():
         yield "Corosync does not work by its file"
     if len(running) == len(UNITS) and is_first(spec, own):
         yield from _differences(pool, ids)
+
+
+def _of_watchdog(pool: Any) -> Iterator[str]:
+    """What is not as it was written of the watchdog; one that nobody wants any more runs until this server, or Corosync, is started anew."""
+    if pool.watchdog is None:
+        return
+    if read_file(WATCHDOG_FILE) != sbd_file(pool.watchdog):
+        yield f"{WATCHDOG_FILE} is not as it was written"
+    if not is_active(WATCHDOG_UNIT):
+        yield f"{WATCHDOG_UNIT} does not run"
 
 
 def is_first(spec: Any, own: str) -> bool:

@@ -23,6 +23,7 @@ from .pool import STAY_OFF, HaVm
 from .pool_status import PoolStatus, read_status
 from .record_files import all_records, read_record, remove_record, write_record
 from .records import PoolRecord
+from .watchdog import is_trusted
 from .wishes import Migration, migrating, stopping
 
 # What Pacemaker gets beyond the guest's own time to be done with a start or a stop.
@@ -216,10 +217,10 @@ def record_of(
 
 
 def fencing_refusal(cib: Any, own: str, tests: Iterable[FenceTest]) -> Optional[str]:
-    """Why HA would be hope: a member without a fence device, or a device that has not passed its test from here; None: all is well."""
+    """Why HA would be hope: a member that no fence device can cut and no watchdog resets, or a device that has not passed its test from here; None: well."""
     asked = [(one.device, one.server) for one in questions(cib, "")]
     members = {str(node.get("uname")) for node in cib.iterfind("configuration/nodes/node")}
-    bare = sorted(members - {server for dummy, server in asked})
+    bare = sorted(members - {server for dummy, server in asked}) if not is_trusted(cib) else []
     if bare:
         return f"no fence device can cut the power of {', '.join(bare)}"
     passed = {(one.device, one.server) for one in tests if one.problem is None}

@@ -16,6 +16,7 @@ from ..libvirt_driver.xml_fields import etree, parse, serialize
 from .cib import wanted_configuration
 from .cib_merge import CibChange, keep_vms, merge_configuration
 from .pool import Pool
+from .watchdog import members_without
 
 SECONDS = 60.0
 ATTEMPTS = 8
@@ -67,16 +68,19 @@ class Pacemaker:
         return merge_configuration(found.find("configuration"), wanted)
 
     def _wait_until_joined(self, pool: Pool) -> None:
-        """Pacemaker would cut the power of a member that it has never seen; one that has just been started is given its time."""
+        """Pacemaker would cut the power of a member that it has never seen, and must not trust a watchdog that does not run; who has just been started is
+        given its time."""
         end = time.monotonic() + JOIN_SECONDS
         while not self._prefix:
-            known = {node.get("uname") for node in self.read().iterfind("configuration/nodes/node")}
+            found = self.read()
+            known = {node.get("uname") for node in found.iterfind("configuration/nodes/node")}
             missing = sorted({member.name for member in pool.members} - known)
-            if not missing:
+            bare = members_without(found, [member.name for member in pool.members], pool.watchdog)
+            if not missing and not bare:
                 return
             if time.monotonic() > end:
-                remedy = f"On {missing[0]}: domus-agent pool start"
-                raise Conflict("has never joined the pool", object=f"server_pool {pool.name}", field="servers", value=missing[0], remedy=remedy)
+                first, what, field = (missing[0], "has never joined the pool", "servers") if missing else (bare[0], "has no watchdog that runs", "watchdog")
+                raise Conflict(what, object=f"server_pool {pool.name}", field=field, value=first, remedy=f"On {first}: domus-agent pool start")
             time.sleep(PAUSE)
 
     def _made_property_set(self, found: Any, pool: Pool, node_ids: Mapping[str, int]) -> bool:

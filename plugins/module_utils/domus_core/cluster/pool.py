@@ -11,6 +11,8 @@ from ..errors import Conflict, DomusError, InvalidSpec
 MOST_MEMBERS = 32
 BEST, BALANCED, CURRENT = "best", "balanced", "current"
 STAY_OFF, RESTART = "stay_off", "restart"
+# Until a quorum device has said for which half it votes (corosync-qdevice(8), sync_timeout: 30 s), neither half has quorum, and none may reset itself yet.
+DEVICE_DECIDES = 35
 # What Corosync takes: corosync.conf(5), linknumber.
 MOST_LINKS = 8
 
@@ -57,6 +59,13 @@ class QuorumDevice:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watchdog:
+    """Each member's watchdog resets it after `timeout` seconds without quorum; after twice that the others take it for reset."""
+
+    timeout: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
 class HaVm:
     """A VM that Pacemaker keeps up; `server` is where it runs now, `last_server` where it ran, `wanted` whether it is to run (None: as it is)."""
 
@@ -90,6 +99,7 @@ class Pool:
     vms: tuple[HaVm, ...] = ()
     token: int = 3000
     quorum_device: Optional[QuorumDevice] = None
+    watchdog: Optional[Watchdog] = None
     start_policy: str = BEST
     lock_patience: int = 30
 
@@ -101,7 +111,7 @@ def secret_path(device: str, option: str) -> str:
 
 def check_pool(pool: Pool) -> list[DomusError]:
     """The ways in which a pool contradicts itself; nothing is written for one that does."""
-    problems = [*_check_members(pool), *_check_devices(pool), *_check_vms(pool)]
+    problems = [*_check_members(pool), *_check_devices(pool), *_check_watchdog(pool), *_check_vms(pool)]
     return [problem.located(f"server_pool {pool.name}") for problem in problems]
 
 
@@ -134,6 +144,19 @@ def _check_devices(pool: Pool) -> Iterator[DomusError]:
             yield InvalidSpec("a server's plug has no colon, semicolon, equals sign or space in it", field=f"{where}.servers")
 
 
+def _check_watchdog(pool: Pool) -> Iterator[DomusError]:
+    """Two that decide between themselves both have quorum: none would reset itself, and each would start the other's VMs."""
+    if pool.watchdog is None:
+        return
+    if len(pool.members) == 2 and pool.quorum_device is None:
+        yield InvalidSpec("needs three servers, or a quorum device: of two alone none loses quorum", field="watchdog", remedy="Add a server or a quorum_device")
+    if pool.quorum_device is not None and pool.watchdog.timeout < DEVICE_DECIDES:
+        remedy = f"Write {DEVICE_DECIDES} or more"
+        yield InvalidSpec(
+            f"is shorter than a quorum device takes to decide ({DEVICE_DECIDES} s)", field="watchdog.timeout", value=pool.watchdog.timeout, remedy=remedy
+        )
+
+
 def _check_vms(pool: Pool) -> Iterator[DomusError]:
     members, names = {member.name for member in pool.members}, {vm.name for vm in pool.vms}
     for name in _twice(vm.name for vm in pool.vms):
@@ -149,13 +172,13 @@ def _check_vms(pool: Pool) -> Iterator[DomusError]:
 
 
 def fencing_problems(pool: Pool, tested: Iterable[str]) -> list[DomusError]:
-    """Why this pool may have no HA VMs: each server must be cut by a device whose test (`tested`: names) has passed."""
+    """Why this pool may have no HA VMs: each server must be cut by a device whose test (`tested`: names) has passed, or reset itself."""
     passed = set(tested)
     problems: list[DomusError] = []
     for member in pool.members:
         devices = [device for device in pool.devices if member.name in device.servers]
         untested = [device.name for device in devices if device.name not in passed]
-        if not devices:
+        if not devices and pool.watchdog is None:
             problems.append(Conflict("no fence device can cut its power: HA would start its VMs on hope", field="fencing", value=member.name))
         elif untested:
             problems.append(

@@ -9,7 +9,7 @@ from typing import Any, Optional, TypeVar, Union, get_args, get_origin, get_type
 
 from ..errors import InvalidSpec
 from .corosync import assign_node_ids
-from .pool import FenceDevice, HaVm, Member, Pool, QuorumDevice, check_pool
+from .pool import FenceDevice, HaVm, Member, Pool, QuorumDevice, Watchdog, check_pool
 
 Made = TypeVar("Made")
 Scalar = Union[str, int, float, bool]
@@ -75,6 +75,8 @@ def _read_pool(data: Mapping[str, Any], secrets: Mapping[str, Mapping[str, Any]]
     }
     if data.get("quorum_device") is not None:
         told["quorum_device"] = _made(QuorumDevice, data["quorum_device"], "quorum_device")
+    if data.get("watchdog") is not None:
+        told["watchdog"] = _made(Watchdog, data["watchdog"], "watchdog")
     return _made(Pool, told, "server_pool")
 
 

@@ -10,9 +10,9 @@ from typing import Any, Optional
 from ..errors import Conflict
 from ..model.fields import given
 from ..model.secrets import Secret
-from ..model.server_pool import has_quorum_device, host_of
+from ..model.server_pool import has_quorum_device, has_watchdog, host_of
 from ..planning.capacity import Demand, demand_of
-from .pool import FenceDevice, HaVm, Member, Pool, QuorumDevice
+from .pool import FenceDevice, HaVm, Member, Pool, QuorumDevice, Watchdog
 from .pool_document import PoolDocument
 
 # Beyond the lease: until the server that holds the locks has noticed, and the next try has been made.
@@ -43,6 +43,7 @@ def pool_of(spec: Any, facts: Mapping[str, ServerFacts], vms: Iterable[HaVm] = (
     return Pool(
         spec.name,
         quorum_device=_quorum_device(spec),
+        watchdog=_watchdog(spec),
         members=tuple(member_of(name, facts[name], spec.heartbeat or ()) for name in spec.servers or ()),
         devices=tuple(map(device_of, spec.fencing or ())),
         vms=tuple(vms),
@@ -104,6 +105,7 @@ def pool_on_member(spec: Any) -> Pool:
         ),
         devices=tuple(_called(device_of(device), hosts) for device in spec.fencing or ()),
         quorum_device=_quorum_device(spec),
+        watchdog=_watchdog(spec),
         **values,
     )
 
@@ -118,6 +120,12 @@ def _quorum_device(spec: Any) -> Optional[QuorumDevice]:
     if not has_quorum_device(spec):
         return None
     return QuorumDevice(**{name: value for name, value in given(spec.quorum_device).items() if name != "state"})
+
+
+def _watchdog(spec: Any) -> Optional[Watchdog]:
+    if not has_watchdog(spec):
+        return None
+    return Watchdog() if spec.watchdog.timeout is None else Watchdog(spec.watchdog.timeout)
 
 
 def member_document(spec: Any, settings: Mapping[str, Any]) -> PoolDocument:

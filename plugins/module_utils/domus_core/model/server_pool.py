@@ -82,6 +82,20 @@ class QuorumDeviceSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class WatchdogSpec:
+    """The watchdog of each server, which resets it when it has lost the others; None means not managed."""
+
+    timeout: Optional[int] = attribute(
+        Integer(5, 300),
+        "Seconds without quorum after which a server resets itself; the others wait twice as long before they start its VMs.",
+        effect=CREATION,
+        default=10,
+        example=10,
+    )
+    state: Optional[str] = presence("Whether servers reset themselves.")
+
+
+@dataclasses.dataclass(frozen=True)
 class PoolMemberSpec:
     """What the members of a pool are told of one of them; sizes in bytes. None means not managed."""
 
@@ -125,6 +139,11 @@ class ServerPoolSpec:
     )
     fencing: Optional[tuple[FenceDeviceSpec, ...]] = attribute(Objects(FenceDeviceSpec, most=128), "The devices that cut the power of its servers.")
     quorum_device: Optional[QuorumDeviceSpec] = attribute(Object(QuorumDeviceSpec), "A vote from outside, for two or another even number of servers.")
+    watchdog: Optional[WatchdogSpec] = attribute(
+        Object(WatchdogSpec),
+        "Each server resets itself when it has no quorum: for servers whose power nobody can cut. When nobody has quorum all reset themselves. Needs three "
+        "servers or a quorum device.",
+    )
     untested_fencing: Optional[bool] = attribute(
         Flag(),
         "HA is allowed although a fence device has not passed a test: when that device fails, the VMs of a server that died stay down. Shown as a problem.",
@@ -142,7 +161,7 @@ class ServerPoolSpec:
 
     def _contradictions(self) -> Iterator[InvalidSpec]:
         if self.clustered is False:
-            for name in ("heartbeat", "fencing", "quorum_device", "file_system", "untested_fencing"):
+            for name in ("heartbeat", "fencing", "quorum_device", "watchdog", "file_system", "untested_fencing"):
                 if getattr(self, name):
                     yield InvalidSpec("goes only with a clustered pool", field=name)
         if self.servers == ():
@@ -186,6 +205,11 @@ def has_quorum_device(spec: Any) -> bool:
     return spec.quorum_device is not None and not is_absent(spec.quorum_device)
 
 
+def has_watchdog(spec: Any) -> bool:
+    """Do its servers reset themselves?"""
+    return spec.watchdog is not None and not is_absent(spec.watchdog)
+
+
 def completed_pool(wanted: Any, found: Any = None) -> Any:
     """The specification of a pool after what is `wanted`: a list that is given is the whole list, what is left out stays."""
     values = {**({"clustered": True} if found is None else given(found))}
@@ -194,8 +218,9 @@ def completed_pool(wanted: Any, found: Any = None) -> Any:
         if value is not None and field.name != "state":
             is_part = isinstance(field.type, Object) and not field.internal and before is not None
             values[field.name] = merge(before, value) if is_part else value
-    if values.get("quorum_device") is not None and is_absent(values["quorum_device"]):
-        del values["quorum_device"]
+    for name in ("quorum_device", "watchdog"):
+        if values.get(name) is not None and is_absent(values[name]):
+            del values[name]
     return make(ServerPoolSpec, values)
 
 

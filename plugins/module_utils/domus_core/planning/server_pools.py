@@ -54,8 +54,9 @@ def _changes(spec: Any, found: Optional[Found]) -> list[Change]:
     changes = compare(spec, before, exact=True, skip=frozenset({"fencing"}))
     changes += _of_devices(spec.fencing or (), before.fencing or ())
     changes += [dataclasses.replace(change, field=f"cluster.{change.field}") for change in _of_cluster(spec.cluster, before.cluster)]
-    if before.quorum_device is not None and spec.quorum_device is None:
-        changes.append(Change("quorum_device", before.quorum_device, None, LIVE))
+    for name in ("quorum_device", "watchdog"):
+        if getattr(before, name) is not None and getattr(spec, name) is None:
+            changes.append(Change(name, getattr(before, name), None, LIVE))
     if not found.state.registered:
         changes.append(Change("registered", False, True, LIVE))
     return changes + [Change("cluster", problem, "mended", LIVE) for problem in found.state.amiss]

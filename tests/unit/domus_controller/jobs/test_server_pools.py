@@ -225,5 +225,6 @@ def test_a_pool_is_shown_with_its_lease_and_what_a_failover_takes(room: Room) ->
     sees(room, "srv1")
     shown = server_pools.find(room.store, "rack1")
     assert shown["failover"] == {"noticed": 6.6, "fenced": 5.0, "lease": 90, "start": 3.0, "expected": 93.0}
+    assert server_pools.failover({"fencing": [], "watchdog": {"timeout": 10}}, None)["fenced"] == 20.0, "nobody cuts: its watchdog"
     assert {one["kind"] for one in shown["problems"]} == {"not_as_asked", "untested_fencing"} and shown["state"] == "problems"
     assert shown["spec"]["file_system"] == "fs" and [one["server"] for one in shown["servers"]] == ["srv1", "srv2"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from domus_core.cluster.cib import wanted_configuration
-from domus_core.cluster.pool import check_pool
+from domus_core.cluster.pool import Watchdog, check_pool
 from domus_core.cluster.pool_of import ServerFacts, ha_vm_of, pool_of, secrets_of
 from domus_core.errors import Conflict, DomusError
 from domus_core.model.fields import fields_of, parse_spec, plain, public_fields
@@ -36,6 +36,7 @@ DOCUMENT: dict[str, Any] = {
         }
     ],
     "quorum_device": {"host": "quorum.example.org", "algorithm": "ffsplit"},
+    "watchdog": {"timeout": 40, "state": "present"},
     "untested_fencing": False,
     "start_policy": "current",
     "policy": {"mode": "drs", "spare_servers": 1},
@@ -82,6 +83,7 @@ def test_a_pool() -> None:
     assert [member.addresses for member in made.members] == [("192.0.2.1", "198.51.100.1"), ("192.0.2.2", "198.51.100.2")]
     assert (made.members[0].memory, made.members[0].cpus) == (15 * GIB, 30)
     assert (made.token, made.start_policy, made.lock_patience) == (1500, "current", 110)
+    assert made.watchdog == Watchdog(40)
     device = made.devices[0]
     assert (device.servers, device.options, device.secrets, device.level) == ({"srv1": "1", "srv2": "2"}, {"ip": "192.0.2.110"}, ("password",), 2)
 
@@ -118,6 +120,8 @@ def test_a_vm() -> None:
         ({"fencing": [{**DOCUMENT["fencing"][0], "options": [{"name": "ip"}]}]}, "fencing[pdu].options[ip].value"),
         ({"fencing": [{**DOCUMENT["fencing"][0], "servers": [{"name": "srv1", "plug": "1;srv2:9"}]}]}, "fencing[pdu].servers[srv1].plug"),
         ({"token": 10}, "token"),
+        ({"watchdog": {"timeout": 4}}, "watchdog.timeout"),
+        ({"clustered": False, "heartbeat": [], "fencing": [], "quorum_device": None}, "watchdog"),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], field: str) -> None:

@@ -88,6 +88,7 @@ def test_check_apply_apply_check() -> None:
         ({"servers": ["srv1"], "cluster": {"members": MEMBERS[:1]}, "fencing": []}, ["servers", "fencing[bmc]", "cluster.members[srv2]"]),
         ({"cluster": {"members": MEMBERS[:2], "authkey": "b3RoZXI="}}, ["cluster.authkey"]),
         ({"quorum_device": {"host": "quorum.example.org"}}, ["quorum_device"]),
+        ({"watchdog": {"timeout": 10}}, ["watchdog"]),
     ],
 )
 def test_what_is_changed_is_told_to_the_last_option(member: FakeDriver, changed: dict[str, Any], fields: list[str]) -> None:
@@ -113,6 +114,14 @@ def test_a_quorum_device_goes_when_it_is_to_be_absent(member: FakeDriver) -> Non
     done(member, {**POOL, "quorum_device": device})
     assert done(member, {**POOL, "quorum_device": {**device, "state": "absent"}}) == ["quorum_device"]
     assert done(member, {**POOL, "quorum_device": {**device, "state": "absent"}}) == []
+
+
+def test_a_watchdog_goes_and_its_timeout_is_not_changed_while_it_is_trusted(member: FakeDriver) -> None:
+    done(member, {**POOL, "watchdog": {"timeout": 10}})
+    assert refusal({**POOL, "watchdog": {"timeout": 20}}, driver=member)["field"] == "watchdog.timeout"
+    assert done(member, {**POOL, "watchdog": {"state": "absent"}}) == ["watchdog"]
+    assert done(member, {**POOL, "watchdog": {"state": "absent"}}) == []
+    assert done(member, {**POOL, "watchdog": {"timeout": 20}}) == ["watchdog"]
 
 
 def test_what_a_part_leaves_out_stays(member: FakeDriver) -> None:
