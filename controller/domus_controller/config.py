@@ -34,6 +34,8 @@ class ManagerConfig:
     keep_jobs_days: int = 30
     disconnected_seconds: int = 30
     offline_seconds: int = 120
+    #: the name of the VM that the manager runs in, if it runs in one of its own
+    own_vm: str = ""
 
 
 LEAST = {"job_limit": 1, "job_seconds": 1, "web_port": 1, "keep_jobs_days": 1, "disconnected_seconds": 1, "offline_seconds": 1}

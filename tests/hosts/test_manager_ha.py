@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.hosts.lab.image import CACHE
 from tests.hosts.lab.lab import Lab
 from tests.hosts.lab.power import PowerService
 from tests.hosts.pool_site import FOLDER, PoolSite
-from tests.hosts.site import CHECKOUT, PASSWORD, changes, run_playbook
+from tests.hosts.site import CHECKOUT, PASSWORD, PLAYBOOK_SECONDS, changes, run_playbook
 
 DIRECTORY = f"{FOLDER}/manager"
 DATABASE = f"{DIRECTORY}/manager.db"
@@ -33,6 +34,7 @@ class ManagerOfPool:
 
     def __init__(self, lab: Lab, site: PoolSite, directory: Path) -> None:
         self.lab, self.site, self.directory = lab, site, directory
+        subprocess.run([CHECKOUT / "scripts" / "wheels", CACHE / "wheels"], check=True, timeout=PLAYBOOK_SECONDS)
         self.address = f"{lab.network.gateway.rpartition('.')[0]}.200"
         self.variables = {
             "manager_ha_address": self.address,
@@ -73,7 +75,7 @@ class ManagerOfPool:
 
     def users_of_database(self) -> set[str]:
         """The hosts on which a process has the database open."""
-        command = f"for p in /proc/[0-9]*/fd/*; do [ \"$(readlink $p)\" = {DATABASE} ] && echo $p; done; true"
+        command = f'for p in /proc/[0-9]*/fd/*; do [ "$(readlink $p)" = {DATABASE} ] && echo $p; done; true'
         return {host.name for host in self.site.hosts if host.is_running and host.attempt("sh", "-c", command, timeout=20).output.strip()}
 
 

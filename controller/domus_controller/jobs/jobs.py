@@ -37,6 +37,7 @@ from .marks import wait_for_marks
 from .migrate_run import MigrateRun, check_migration
 from .moving_out import draw_up, refusal, require_permitted, resident
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
+from .own_vm import spare_from_verb
 from .planning import make_plan, planned_work
 from .queue import Entry, Queue
 from .recovery import recover_apply, recover_verb
@@ -118,8 +119,9 @@ class Jobs:
         return self._apply(work, by=by, options={"expected": expected, "plan": plan_id}, reason=f"plan {plan_id}")
 
     def verb(self, vm_id: str, verb: str, *, by: str, force: bool = False, timeout: Optional[int] = None, relaunch_of: Optional[str] = None) -> Job:
-        """Start carrying out a verb on a VM. Raises NotFound, InvalidSpec."""
+        """Start carrying out a verb on a VM. Raises NotFound, InvalidSpec, Conflict for the manager's own VM."""
         wanted, vm = verb_named(verb), objects.find(self._store, "vm", vm_id)
+        spare_from_verb(self._tools.config.own_vm, str(vm["name"]), verb)
         site, server = vm["site"] or self._tools.config.site, self._server_for(vm)
         options = {"vm": vm["id"], "verb": verb, "site": site, "force": force, "timeout": timeout}
         job = {"kind": verb, "created_by": by, "reason": verb, "servers": [server], "options": options, "relaunch_of": relaunch_of}

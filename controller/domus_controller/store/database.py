@@ -56,9 +56,7 @@ class Database:
     In WAL mode readers never wait; on a pool file system (`shared`) the file has a rollback journal, and they wait for the writer and it for them.
     """
 
-    def __init__(
-        self, path: Path, migrations: Migrations, *, clock: Callable[[], float] = time.time, durable: bool = True, shared: bool = False
-    ) -> None:
+    def __init__(self, path: Path, migrations: Migrations, *, clock: Callable[[], float] = time.time, durable: bool = True, shared: bool = False) -> None:
         self.path = Path(path)
         self._shared = shared
         self._clock = clock

@@ -41,11 +41,13 @@ class ManagerService:
         try:
             bits = ipaddress.ip_address(self.address).max_prefixlen
         except ValueError:
-            raise InvalidSpec("is no IP address", object="manager", field="address", value=self.address, remedy="Give it a free one of the servers' network") from None
+            remedy = "Give it a free one of the servers' network"
+            raise InvalidSpec("is no IP address", object="manager", field="address", value=self.address, remedy=remedy) from None
         if self.prefix_length is not None and not 1 <= self.prefix_length <= bits:
             raise InvalidSpec(f"is not from 1 to {bits}", object="manager", field="prefix_length", value=self.prefix_length)
         if len(set(self.members)) < 2:
-            raise InvalidSpec("are less than two", object="manager", field="members", value=list(self.members), remedy="One server alone is not highly available")
+            remedy = "One server alone is not highly available"
+            raise InvalidSpec("are less than two", object="manager", field="members", value=list(self.members), remedy=remedy)
 
 
 def put_manager(configuration: Any, service: ManagerService) -> tuple[str, ...]:

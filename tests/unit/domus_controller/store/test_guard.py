@@ -23,7 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 OTHER = 4711
-USE = "import pathlib, sys; from domus_controller.store.guard import Guard; g = Guard(pathlib.Path(sys.argv[1]), int(sys.argv[2])); print('up', flush=True); input()"
+USE = """
+import pathlib, sys
+from domus_controller.store.guard import Guard
+guard = Guard(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+print("up", flush=True)
+input()
+"""
 
 
 @pytest.fixture

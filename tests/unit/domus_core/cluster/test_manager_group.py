@@ -100,7 +100,9 @@ def test_a_stranger_is_refused(pacemaker: Pacemaker) -> None:
     assert canonical(found) == before
 
 
-@pytest.mark.parametrize(("values", "field"), [(("name", NAMES), "address"), (("192.0.2.7", NAMES[:1]), "members"), (("192.0.2.7", NAMES, 33), "prefix_length")])
+@pytest.mark.parametrize(
+    ("values", "field"), [(("name", NAMES), "address"), (("192.0.2.7", NAMES[:1]), "members"), (("192.0.2.7", NAMES, 33), "prefix_length")]
+)
 def test_what_can_not_be_is_refused_with_its_field(values: tuple[Any, ...], field: str) -> None:
     with pytest.raises(InvalidSpec) as refused:
         ManagerService(*values)
