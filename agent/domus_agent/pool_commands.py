@@ -26,6 +26,8 @@ from domus_core.errors import InvalidSpec, NotFound
 from . import contact
 from .config import AgentConfig
 from .output import print_text, show_one, table, tell_changes
+from .pool_manager_command import add_options as add_manager_options
+from .pool_manager_command import manager
 from .pool_vm_commands import change_vm, migrate_vm, start_vm, stop_vm, vms
 
 DONE, FAILED, CHANGES = 0, 1, 2
@@ -166,6 +168,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "realize": (realize_member, "Be a member as the document says: write, start, and (where it says `applies`) apply. For the agent."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
+    "manager": (manager, "Have the pool run the manager itself, as a service of the members that are named."),
     "clear": (clear, "Forget failed actions and failed fencing, once their cause is mended; no VM is restarted for it."),
     "leave": (leave, "Be a member no more; refused while HA VMs run here."),
 }
@@ -191,6 +194,8 @@ def add_actions(parser: Any) -> None:
         if name in ("start-vm", "stop-vm", "migrate-vm"):
             one.add_argument("vm", metavar="VM", help="the VM's name")
             one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for it (default: %(default)g)")
+        if name == "manager":
+            add_manager_options(one)
         if name == "stop-vm":
             one.add_argument("--force", action="store_true", help="power it off when its guest does not shut down in time; with HA that is always done")
         if name == "migrate-vm":

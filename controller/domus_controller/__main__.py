@@ -21,6 +21,7 @@ from .config import ManagerConfig, load_config
 from .rebuild_places import TITLE as REBUILD_TITLE
 from .rebuild_places import add_arguments as add_rebuild_arguments
 from .rebuild_places import places_of
+from .store.guard import PATIENCE, guarded, make_guard
 from .web_certificate import CALLERS, web_names, write_callers
 
 ADMINISTRATOR = "admin"
@@ -52,7 +53,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         options.started_by_root = os.geteuid() == 0
         if command not in (_runner, _backup, _restore, _authority, _rebuild):
             become_owner(config.directory, config.run_directory)
-        return command(config, options)
+        if command in (_runner, _serve):
+            return command(config, options)
+        with guarded(config.directory, PATIENCE if command is _nginx_conf else 0.0):
+            return command(config, options)
     except DomusError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -74,9 +78,9 @@ def command_line() -> CommandLine:
         made.set_defaults(command=command)
         return made
 
-    add("init", _init, "Make the database, the authorities and the first administrator, whose password is shown once").add_argument(
-        "--password-stdin", action="store_true", help="read the administrator's password from standard input"
-    )
+    first = add("init", _init, "Make the database, the authorities and the first administrator, whose password is shown once")
+    first.add_argument("--password-stdin", action="store_true", help="read the administrator's password from standard input")
+    first.add_argument("--shared", action="store_true", help="the directory is on a pool file system: only one of its servers at a time may use it, ever")
     add("serve", _serve, "Serve the API (behind nginx) until it is stopped")
     add("runner", _runner, "Run the job runner until it is stopped").add_argument(
         "--user", default="", help="account that jobs run under, when started as root (default: whoever starts it)"
@@ -153,6 +157,13 @@ def _say(text: str) -> None:
 
 
 def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
+    if options.shared:
+        make_guard(config.directory)
+    with guarded(config.directory):
+        return _set_up(config, options)
+
+
+def _set_up(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .security import passwords
     from .security.authority import Authority
     from .security.sealing import Sealing
@@ -188,6 +199,9 @@ def _serve(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .deployment import gunicorn_command
 
     _require_set_up(config)
+    # The flag of a server that has died falls after a while: Pacemaker is told that the manager runs, and it does as soon as it may.
+    with guarded(config.directory, PATIENCE):
+        pass
     config.run_directory.mkdir(parents=True, exist_ok=True)
     command = gunicorn_command(str(config.socket), str(config.run_directory))
     if options.config is not None:

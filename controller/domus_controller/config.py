@@ -35,6 +35,8 @@ class ManagerConfig:
     disconnected_seconds: int = 30
     offline_seconds: int = 120
     policy_start_seconds: int = 180
+    #: the name of the VM that the manager runs in, if it runs in one of its own
+    own_vm: str = ""
 
 
 SECONDS_OF_SERVERS = ("disconnected_seconds", "offline_seconds", "policy_start_seconds")

@@ -15,6 +15,7 @@ from ..store import fleet, objects, pool_secrets
 from ..store.jobs import BALANCE
 from .cpu_baselines import give_baselines
 from .outcome import Target
+from .own_vm import spare_from_document
 from .server_pools import give_clusters
 from .tools import Tools, Work
 
@@ -33,6 +34,7 @@ def prepare(tools: Tools, document: Any) -> Work:
     routed = route(whole, fleet.read_fleet(tools.store, with_vms=_has_new_vms(whole, located)), located, pools)
     if not routed.documents:
         raise InvalidSpec("holds no object", object="document", remedy="Write down what there is to be")
+    spare_from_document(tools.config.own_vm, whole)
     documents = give_clusters(tools, whole, give_baselines(tools, whole, routed.documents))
     placements = {name: {"server": placed.server, "reason": placed.reason} for name, placed in routed.placements.items()}
     return Work(whole, documents, placements)

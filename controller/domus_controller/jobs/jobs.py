@@ -38,6 +38,7 @@ from .marks import wait_for_marks
 from .migrate_run import MigrateRun, check_migration
 from .moving_out import draw_up, refusal, require_permitted, resident, there_already
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
+from .own_vm import spare_from_verb
 from .planning import make_plan, planned_work
 from .power_run import PowerRun
 from .queue import Entry, Queue
@@ -126,8 +127,9 @@ class Jobs:
         return self._apply(work, by=by, options={"expected": expected, "plan": plan_id}, reason=f"plan {plan_id}")
 
     def verb(self, vm_id: str, verb: str, *, by: str, force: bool = False, timeout: Optional[int] = None, relaunch_of: Optional[str] = None) -> Job:
-        """Start carrying out a verb on a VM. Raises NotFound, InvalidSpec."""
+        """Start carrying out a verb on a VM. Raises NotFound, InvalidSpec, Conflict for the manager's own VM."""
         wanted, vm = verb_named(verb), objects.find(self._store, "vm", vm_id)
+        spare_from_verb(self._tools.config.own_vm, str(vm["name"]), verb)
         site, server = vm["site"] or self._tools.config.site, self._server_for(vm)
         options = {"vm": vm["id"], "verb": verb, "site": site, "force": force, "timeout": timeout}
         job = {"kind": verb, "created_by": by, "reason": verb, "servers": [server], "options": options, "relaunch_of": relaunch_of}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .cib import DEVICE, VM
+from .manager_group import GROUP as MANAGER
 
 ACTION, FENCE_DEVICE, FENCING, SERVER, BLOCKED, QUORUM = "action_failed", "fence_device_failed", "fencing_failed", "server_unclean", "vm_blocked", "quorum_lost"
 LINK, SILENT, UNLOCKED = "link_down", "pool_not_told", "vm_unlocked"
@@ -31,6 +32,10 @@ VM_ACTIONS = {
     ),
 }
 DEVICE_FAILED = ("fence device {name} does not work from {server}", "Check its address, user and password, then: domus-agent pool fence-test")
+MANAGER_FAILED = (
+    "{action} of the manager's part {name} failed on {server}",
+    f"journalctl -u domus-manager -u domus-nginx -u domus-runner on {{server}} says why; then: {CLEAR}",
+)
 OTHERS_FAILED = ("{action} of {name} failed on {server}", f"It is none of Domus's: whoever added it knows; then: {CLEAR}")
 
 
@@ -90,6 +95,8 @@ def _failed_actions(root: Any) -> Iterator[Problem]:
             text, remedy = VM_ACTIONS.get(action, OTHERS_FAILED)
         elif resource.startswith(DEVICE) or _is_device(root, resource):
             kind, name, (text, remedy) = FENCE_DEVICE, resource.removeprefix(DEVICE), DEVICE_FAILED
+        elif resource.startswith(f"{MANAGER}-"):
+            name, (text, remedy) = resource.removeprefix(f"{MANAGER}-"), MANAGER_FAILED
         known = {"name": name, "server": str(one.get("node")), "action": action}
         yield Problem(kind, name, f"{text.format(**known)}: {_reason(one)}", remedy.format(**known), known["server"], action)
 
