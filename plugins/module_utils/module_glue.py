@@ -94,6 +94,8 @@ def _option(field: Field) -> dict[str, Any]:
         option["required"] = True
     if field.secret:
         option["no_log"] = True
+    elif "token" in field.name:  # Corosync's; Ansible would take it for a secret, and warn
+        option["no_log"] = False
     return option
 
 
