@@ -18,7 +18,7 @@ TIMEOUT, TOKEN = 15, 10000
 @pytest.fixture(scope="module")
 def pool(lab: Lab, module_hosts: Hosts) -> Iterator[MachinePool]:
     with PowerService(lab) as power:
-        hosts = module_hosts(3, kind="machine", memory=768)
+        hosts = module_hosts(3, kind="machine", memory=768, processors=1)
         for host in hosts:
             host.shell("echo softdog >/etc/modules-load.d/domus-watchdog.conf; modprobe softdog; test -c /dev/watchdog")
         site = MachinePool(lab, hosts, power, devices=[], watchdog={"timeout": TIMEOUT}, token=TOKEN)

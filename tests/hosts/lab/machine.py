@@ -41,7 +41,7 @@ KERNEL_ARGUMENTS = "console=ttyS0 quiet net.ifnames=0 mitigations=off audit=0 ap
 class Machine(Host):
     """A host in a QEMU machine, without hardware virtualization. Commands reach it by a card of its own, mgmt0, which no cut of the lab's network concerns."""
 
-    boot_seconds = 240.0
+    boot_seconds = 600.0
 
     @property
     def disk(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Optional
@@ -21,6 +22,8 @@ from .pool import Watchdog
 FILE, DEVICE, UNIT = "/etc/default/sbd", "/dev/watchdog", "sbd.service"
 TOLD = "domus-watchdog"
 SECONDS = 20.0
+# SBD is up once it has seen Corosync.
+PATIENCE, PAUSE = 60.0, 0.5
 _TIMEOUT = re.compile(r"^SBD_WATCHDOG_TIMEOUT=(\d+)$", re.MULTILINE)
 _DISK = re.compile(r"^\s*SBD_DEVICE=[\"']?[^\"'\s#]", re.MULTILINE)
 CONTENT = """{mark} for all servers of this pool; changes made here are overwritten.
@@ -57,14 +60,24 @@ def require_ours(text: str) -> None:
 
 
 def running_timeout() -> Optional[int]:
-    """The time-out that SBD was started with, in seconds; None when it does not run."""
-    with suppress(DomusError, OSError, ValueError):
-        pid = int(run(["systemctl", "show", "--property=MainPID", "--value", UNIT], timeout=SECONDS, what=f"asking for {UNIT}"))
-        if pid:
+    """The time-out that SBD was started with, in seconds; None when it does not run. One that is starting is given its time."""
+    end = time.monotonic() + PATIENCE
+    while _shown("ActiveState") in ("activating", "deactivating", "reloading") and time.monotonic() < end:
+        time.sleep(PAUSE)
+    with suppress(OSError):
+        pid = _shown("MainPID")
+        if pid not in ("", "0"):
             with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
                 found = _TIMEOUT.search(file.read().replace("\0", "\n"))
             return int(found[1]) if found else None
     return None
+
+
+def _shown(name: str) -> str:
+    """A property of SBD's unit."""
+    with suppress(DomusError):
+        return run(["systemctl", "show", f"--property={name}", "--value", UNIT], timeout=SECONDS, what=f"asking for {UNIT}").strip()
+    return ""
 
 
 def require_device() -> None:

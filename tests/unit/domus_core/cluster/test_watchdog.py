@@ -158,6 +158,20 @@ def test_it_begins_with_corosync_and_is_told_when_it_runs(file: Path, monkeypatc
     assert fresh.told == [10]
 
 
+@pytest.mark.parametrize(
+    ("told", "seconds"), [({"ActiveState": "active", "MainPID": "self"}, 15), ({"ActiveState": "inactive", "MainPID": "0"}, None), ({}, None)]
+)
+def test_the_timeout_that_it_runs_by_is_its_own_environments(
+    told: dict[str, str], seconds: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = ["activating", "activating"]
+    monkeypatch.setattr(watchdog, "PAUSE", 0)
+    monkeypatch.setattr(watchdog, "_shown", lambda name: states.pop() if name == "ActiveState" and states else told.get(name, ""))
+    (tmp_path / "environ").write_text("LANG=C\0SBD_WATCHDOG_TIMEOUT=15\0SBD_OPTS=\0")
+    monkeypatch.setattr(watchdog, "open", lambda path, **more: open(tmp_path / "environ", **more), raising=False)
+    assert watchdog.running_timeout() == seconds and states == []
+
+
 def test_a_member_that_runs_without_it_is_started_anew(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     member_files.write_files(document(10))
     Member(monkeypatch, corosync=True, enabled=True)
