@@ -67,10 +67,14 @@ class ManagerOfPool:
         return ManagerClient(url, token, authority)
 
     def place(self) -> Host:
-        """The member that runs it, as Pacemaker and the member's own systemd say."""
-        servers = self.site.status().vms.get(f"{GROUP}-web", ())
-        assert len(servers) == 1, servers
-        host = self.site.host(servers[0])
+        """The member that runs it, as Pacemaker says of each part and the member's own systemd, too; the last part may be on its way still."""
+
+        def seen() -> bool:
+            servers = {name: servers for name, servers in self.site.status().vms.items() if name.startswith(f"{GROUP}-")}
+            return len(servers) == 5 and len(set(servers.values())) == 1 and all(servers.values())
+
+        self.site.wait(seen, "the whole manager on one member", 60)
+        host = self.site.host(self.site.status().vms[f"{GROUP}-web"][0])
         assert host.run("systemctl", "is-active", "domus-runner", "domus-manager", "domus-nginx", "domus-backup.timer").split() == ["active"] * 4
         return host
 
