@@ -22,6 +22,9 @@ NAMED = re.compile(r"(?<![\w./@:-])(domus|domus-agent|domus-manager) ((?:-{0,2}[
 # In a text a command is what is typed: in a line of a code block, or between backticks.
 TYPED = re.compile(r"`([^`\n]+)`|^(?:\s*[-|]?\s*(?:sudo )?)((?:domus|domus-agent|domus-manager) [a-z].*)$", re.MULTILINE)
 
+# What follows these are names of units of systemd.
+OF_UNITS = re.compile(r"\b(systemctl|journalctl)\b[^`]*$")
+
 # Words after the name of a program that are plain English.
 ENGLISH = frozenset({"command", "on"})
 
@@ -64,7 +67,8 @@ def wrong(text: str) -> Iterator[str]:
     """The commands that a text names and that do not exist."""
     for match in NAMED.finditer(text):
         words = match[2].split()
-        problem = None if words[0] in ENGLISH else PROGRAMS[match[1]](words)
+        is_unit = OF_UNITS.search(text, text.rfind("\n", 0, match.start()) + 1, match.start()) is not None
+        problem = None if words[0] in ENGLISH or is_unit else PROGRAMS[match[1]](words)
         if problem is not None:
             yield f"{match[0].strip()!r}: {problem}"
 
