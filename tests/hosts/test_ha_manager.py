@@ -51,7 +51,7 @@ def conflicts(pools: ManagedPool) -> list[Any]:
 
 def test_it_is_kept_up_and_applying_again_changes_nothing(pools: ManagedPool) -> None:
     place(pools)
-    assert pools.shown()["vms"].keys() == {"web1"}
+    pools.wait(lambda: pools.shown()["vms"].keys() == {"web1"}, "the pool telling of it")
     assert not pools.succeeds({"vms": [guest("web1", pool="rack1", ha=HA)]})["changed"]
     assert pools.fleet.vm("web1")["spec"]["ha"] == HA
 

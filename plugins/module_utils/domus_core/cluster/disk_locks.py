@@ -27,7 +27,7 @@ def unlocked(disks: Iterable[str], configuration: str = CONFIGURATION) -> list[s
     folder = lock_space(configuration)
     if folder is None:
         return list(disks)
-    return [disk for disk in disks if not bounded(lambda disk=disk: _is_locked(lease_of(folder, disk)), SECONDS, "looking at the locks of disks")]  # type: ignore[misc]
+    return list(bounded(lambda: [disk for disk in disks if not _is_locked(lease_of(folder, disk))], SECONDS, "looking at the locks of disks"))
 
 
 def lock_space(configuration: str = CONFIGURATION) -> Optional[str]:

@@ -106,7 +106,8 @@ class Pooled:
         if record is None:
             return None
         self.membership.require_free(record)
-        missing = [path for path in _written(parse(record.definition)) if not bounded(lambda path=path: os.path.exists(path), SECONDS, f"looking for {path}")]  # type: ignore[misc]
+        disks = _written(parse(record.definition))
+        missing = bounded(lambda: [path for path in disks if not os.path.exists(path)], SECONDS, "looking for its disks")
         if missing:
             raise NotFound(f"its disk {missing[0]} is not on this server", object=f"vm {record.name}", remedy=f"Bring {record.server} back, which has it")
         self.membership.take(record)
