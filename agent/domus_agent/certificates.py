@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Any
 
 from cryptography import x509
@@ -13,6 +14,7 @@ from cryptography.x509.oid import NameOID
 from domus_core.errors import InvalidSpec
 
 YEARS = 20
+_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
 
 
 def self_signed(urn: str) -> tuple[str, str]:
@@ -80,22 +82,33 @@ def crl_number(crl_pem: str, authority_pem: str) -> int:
 
 
 def _checked(certificate_pem: str, authority_pem: str) -> x509.Certificate:
-    """The certificate, if the authority signed it and it is valid now. Raises InvalidSpec."""
+    """The certificate, if one of the authorities signed it and it is valid now. Raises InvalidSpec."""
     try:
-        certificate, authority = (x509.load_pem_x509_certificate(text.encode()) for text in (certificate_pem, authority_pem))
+        certificate, *authorities = (x509.load_pem_x509_certificate(text.encode()) for text in (certificate_pem, *_blocks(authority_pem)))
     except ValueError:
         raise InvalidSpec("is not a certificate (PEM)", field="certificate, authority") from None
-    signer, algorithm = authority.public_key(), certificate.signature_hash_algorithm
-    try:
-        if not isinstance(signer, ec.EllipticCurvePublicKey) or algorithm is None:
-            raise InvalidSignature
-        signer.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(algorithm))
-    except InvalidSignature:
-        raise InvalidSpec("is not signed by this authority", field="certificate") from None
+    if not any(_has_signed(authority, certificate) for authority in authorities):
+        raise InvalidSpec("is not signed by this authority", field="certificate")
     ends = certificate.not_valid_after_utc if hasattr(certificate, "not_valid_after_utc") else certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
     if ends < datetime.datetime.now(datetime.timezone.utc):
         raise InvalidSpec("has ended already", field="certificate", remedy="Are the clocks of manager and server right?")
     return certificate
+
+
+def _blocks(pem: str) -> list[str]:
+    """The certificates in a text, each by itself: cryptography reads several at once from version 39 on only."""
+    return _BLOCK.findall(pem) or [pem]
+
+
+def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    signer, algorithm = authority.public_key(), certificate.signature_hash_algorithm
+    if not isinstance(signer, ec.EllipticCurvePublicKey) or algorithm is None:
+        return False
+    try:
+        signer.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(algorithm))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _spki(key: Any) -> bytes:

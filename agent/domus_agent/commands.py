@@ -143,7 +143,7 @@ def verb(config: AgentConfig, options: argparse.Namespace) -> int:
                 result = carry_out_verb(driver, vm, options.command, site=DEFAULT_SITE, force=options.force, timeout=options.timeout)
                 if result.error is not None:
                     raise result.error
-                rows.append({"name": result.key, "changed": result.changed, "state": result.found.state.state if result.found else None})
+                rows.append(_outcome(result, options.output))
             except DomusError as error:
                 error.remedy = error.remedy.replace("force_stop: true", "--force")  # what a document says, as this command line says it
                 complain(error.located(f"vm {vm}"), options.output)
@@ -151,6 +151,16 @@ def verb(config: AgentConfig, options: argparse.Namespace) -> int:
     if rows:
         show(rows, options.output)
     return exit_code
+
+
+def _outcome(result: engine.ObjectResult, output: str) -> dict[str, Any]:
+    """What a verb did; what is to be known besides is part of it for programs, and a line of its own for people."""
+    told = {"name": result.key, "changed": result.changed, "state": result.found.state.state if result.found else None}
+    if result.note and output == "json":
+        return {**told, "note": result.note}
+    if result.note:
+        remark(f"vm {result.key} {result.note}")
+    return told
 
 
 def plan_document(config: AgentConfig, options: argparse.Namespace) -> int:

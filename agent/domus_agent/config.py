@@ -20,7 +20,7 @@ class AgentConfig:
 
     With `libvirt_tls` libvirt and QEMU get certificates of the manager (below `pki_directory`), and libvirt listens on port 16514.
     `migration_uri` leads to another server's libvirt at an address; `migration_address` is where VMs that come are to be sent (empty:
-    where the manager reaches this server).
+    where the manager reaches this server). `power_off` false: nobody switches this server off by its agent.
     """
 
     directory: str = "/var/lib/domus/agent"
@@ -34,6 +34,7 @@ class AgentConfig:
     pki_directory: str = "/etc/pki"
     migration_uri: str = "qemu+tls://{address}/system"
     migration_address: str = ""
+    power_off: bool = True
 
 
 def load_config(environment: Optional[Mapping[str, str]] = None) -> AgentConfig:

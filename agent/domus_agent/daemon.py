@@ -48,10 +48,13 @@ class Agent:
         self.operations = Operations(self.store, self.connections, lambda: self.ownership.server_id)
         self.migrations = Migrations(config, self.store, self.connections, self.operations, lambda: self.ownership.server_id)
         self.observer = Observer(config, self.store, self.ownership.server_id, self._is_busy)
-        self.statistics = LatestStatistics(Statistics(config.uri, config.state_directory).collect, config.statistics)
+        statistics = Statistics(config.uri, config.state_directory)
+        statistics.resized = self.observer.resized
+        self.statistics = LatestStatistics(statistics.collect, config.statistics)
         self.libvirt_tls = LibvirtTls(config, self.store)
         self.pool = PoolWatch(config.directory, config.state_directory, self.store.add_event)
         self.pool_upkeep = PoolUpkeep(self.connections, self._is_busy, lambda: self.ownership.notes)
+        self.pool.more = lambda: self.pool_upkeep.problems
         self.methods = Methods(self.ownership, self.store, self.operations, self.connections, VERSION, self.libvirt_tls)
         self.consoles = Consoles(config.uri)
         self.callbacks = Callbacks(self.ownership, self.store, VERSION, config, lambda: self.observer.libvirt, self._facts, self.statistics.take, self._revoke)
@@ -60,6 +63,8 @@ class Agent:
         self.store.recovered = self.observer.resync
         self.operations.touched = self.migrations.touched = self.pool_upkeep.touched = self.observer.touched
         self.methods.migrations = self.migrations
+        self.methods.power.is_allowed = self.config.power_off
+        self.pool.is_ending = lambda: self.methods.power.is_ending
         self.methods.resync, self.methods.facts = self.observer.resync, self._facts
 
     async def serve(self) -> None:

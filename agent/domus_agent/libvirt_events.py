@@ -53,6 +53,8 @@ class Seen:
 
 
 LOST, BACK = "libvirt.lost", "libvirt.back"
+# Not told to anybody: something of the object is to be looked at soon.
+RESIZED = "resized"
 
 _loop_lock = threading.Lock()
 _loop: Optional[threading.Thread] = None
@@ -214,6 +216,10 @@ def _metadata(what: int, dummy_namespace: Optional[str]) -> Seen:
     return Seen("vm.changed", data={"reason": f"metadata {_word(_METADATA, what)}"})
 
 
+def _balloon(dummy_actual: int) -> Seen:
+    return Seen(RESIZED)
+
+
 _DOMAIN_EVENTS: dict[str, Callable[..., Optional[Seen]]] = {
     "LIFECYCLE": _lifecycle,
     "REBOOT": _reboot,
@@ -223,4 +229,5 @@ _DOMAIN_EVENTS: dict[str, Callable[..., Optional[Seen]]] = {
     "DEVICE_REMOVED": _device("device removed"),
     "AGENT_LIFECYCLE": _agent,
     "METADATA_CHANGE": _metadata,
+    "BALLOON_CHANGE": _balloon,
 }

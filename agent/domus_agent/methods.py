@@ -26,6 +26,7 @@ from .libvirt_tls import LibvirtTls
 from .migrations import Migrations
 from .operations import Operations, told_report
 from .ownership import FREE, JOB, MANAGER, Caller, Ownership
+from .power import Power
 from .store import AgentStore
 
 LONGEST_WAIT, SHORT_WAIT = 20.0, 0.5
@@ -34,6 +35,7 @@ MOST_WAITING = 32
 FENCE_SECONDS = 70.0
 MOST_SOUGHT = 10_000
 MOST_CPUS = 512
+MOST_MACS = 256
 _NUMBER = (int, float)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 _REQUIRED = object()
@@ -73,6 +75,7 @@ class Methods:
     ) -> None:
         self.resync: Callable[[], None] = lambda: None
         self.migrations: Optional[Migrations] = None
+        self.power = Power(connections, self._under_way)
         self.facts: Callable[[], Optional[Mapping[str, Any]]] = lambda: None
         self._libvirt_tls = libvirt_tls
         self._ownership = ownership
@@ -113,6 +116,9 @@ class Methods:
     def _readdress(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._ownership.readdress(**parameters)
 
+    def _believe(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self._ownership.believe(parameters["authority"])
+
     def _remember(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         self._ownership.remember(parameters["notes"])
         return {}
@@ -142,6 +148,7 @@ class Methods:
         return {}
 
     def _submit(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        self.power.refuse_work()
         kind = parameters.get("kind")
         if not isinstance(kind, str) or kind not in SUBMIT:
             raise InvalidSpec("is not a kind of operation", field="kind", value=kind, remedy=f"Known: {', '.join(SUBMIT)}")
@@ -221,13 +228,30 @@ class Methods:
         return self._migrations_of().facts(parameters["vm"], parameters["contents"])
 
     def _migration_offer(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        self.power.refuse_work()
         return self._migrations_of().offer(parameters["vm"])
 
     def _receive_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        self.power.refuse_work()
         return self._migrations_of().receive(**parameters)
 
     def _settle_migration(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
         return self._migrations_of().settle(**parameters)
+
+    def _power_off(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        return self.power.off(parameters["reason"])
+
+    def _power_on(self, parameters: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
+        if not all(isinstance(one, str) for one in parameters["macs"]) or len(parameters["macs"]) > MOST_MACS:
+            raise InvalidSpec(f"is not a list of at most {MOST_MACS} MAC addresses", field="macs")
+        return self.power.on(parameters)
+
+    def _under_way(self) -> str:
+        """What is at work here; empty: nothing."""
+        number = self._operations.unfinished()
+        coming = self.migrations.coming() if self.migrations is not None else ()
+        told = ([f"the arrival of vm {', '.join(coming)}"] if coming else []) + ([f"work of {number} operations"] if number else [])
+        return " and ".join(told)
 
     def _migrations_of(self) -> Migrations:
         if self.migrations is None:
@@ -256,6 +280,7 @@ METHODS: dict[str, Method] = {
     "renew": Method(Methods._renew, parameters={"certificate": _MAYBE_TEXT, "libvirt": _PAPERS}),
     "revoke_libvirt": Method(Methods._revoke_libvirt, parameters={"crl": _TEXT, "gone": Parameter((list,), [])}),
     "readdress": Method(Methods._readdress, parameters={"url": _TEXT, "callback_authority": _TEXT}),
+    "believe": Method(Methods._believe, parameters={"authority": _TEXT}),
     "remember": Method(Methods._remember, parameters={"notes": Parameter((dict,))}),
     "release": Method(Methods._release),
     "revoke": Method(Methods._revoke, parameters={"serial": _TEXT, "until": Parameter(_NUMBER, most=1e11)}),
@@ -267,6 +292,8 @@ METHODS: dict[str, Method] = {
     "find_vms": Method(Methods._find_vms, parameters={"vms": Parameter((list,))}),
     "baseline_cpu": Method(Methods._baseline_cpu, parameters={"cpus": Parameter((list,))}),
     "fence_test": Method(Methods._fence_test, parameters={"cut": _MAYBE_TEXT}),
+    "power_off": Method(Methods._power_off, parameters={"reason": _TEXT}),
+    "power_on": Method(Methods._power_on, parameters={"server": _MAYBE_TEXT, "macs": Parameter((list,), [])}),
     "pool_membership": Method(Methods._pool_membership),
     "resync": Method(Methods._resync),
     "migration_facts": Method(Methods._migration_facts, parameters={"vm": _TEXT, "contents": Parameter((bool,), False)}),

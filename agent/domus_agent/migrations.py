@@ -88,6 +88,11 @@ class Migrations:
         with self._news:
             return any((kind, key) in one.targets for one in self._coming.values())
 
+    def coming(self) -> list[str]:
+        """The names of the VMs that are about to arrive here."""
+        with self._news:
+            return sorted({key for one in self._coming.values() for kind, key in one.targets if kind == "vm"})
+
     # --- what the manager asks
 
     def facts(self, vm: str, contents: bool) -> dict[str, Any]:

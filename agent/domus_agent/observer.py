@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import Any, Callable, Optional
 
@@ -25,12 +25,14 @@ from .damping import Damper
 from .domain_states import Domain, differences, list_domains
 from .forced_changes import take_forced_changes
 from .late_starts import start_late
-from .libvirt_events import BACK, LOST, LibvirtEvents, Seen
+from .libvirt_events import BACK, LOST, RESIZED, LibvirtEvents, Seen
 from .memory import give_back
 from .repository_watch import RepositoryWatch
 from .store import AgentStore
 
 SWEEP_SECONDS, SUSPECT_SECONDS, WHOLE_SECONDS, FORCED_SECONDS, REST_SECONDS, TIDY_SECONDS = 30.0, 1.0, 600.0, 5.0, 2.0, 10.0
+# A balloon moves step by step, and each step is told.
+RESIZED_SECONDS = 5.0
 EVENTS_AT_ONCE, OBJECTS_AT_ONCE, MUCH = 500, 20, 200
 REGISTERED = ("server", "repository", "server_pool", "template", "iso")
 # What changes all the time, or is too long to be told with each server.
@@ -117,6 +119,14 @@ class Observer:
         """An operation has worked on these objects, and told how they are now: look at them again, at many of them when there is time."""
         targets = list(targets)
         self._postponed.update(targets)
+        self._look_again(targets)
+
+    def resized(self, uuids: Collection[str]) -> None:
+        """These VMs may have got other vCPUs or memory, of which libvirt tells in no event: look at them again."""
+        self._look_again([("vm", name) for name, domain in list((self._domains or {}).items()) if domain.uuid in uuids])
+
+    def _look_again(self, targets: list[Target]) -> None:
+        """At once; at many of them when there is time."""
         if len(targets) <= OBJECTS_AT_ONCE:
             self._look_at(targets)
             return
@@ -139,13 +149,15 @@ class Observer:
     def _tell(self, batch: list[Seen]) -> None:
         with self._store.transaction():
             for seen in batch:
-                if seen.kind == BACK and not self._lost:
+                if seen.kind == RESIZED or (seen.kind == BACK and not self._lost):
                     continue
                 self._lost = seen.kind == LOST or (self._lost and seen.kind != BACK)
                 self._store.add_event(seen.kind, self._object(seen), seen.severity, seen.data)
-        for seen in batch:
+        happened = [seen for seen in batch if seen.kind != RESIZED]
+        for seen in happened:
             self._take_in(seen)
-        self._look_at((seen.object_kind, seen.name) for seen in batch if seen.object_kind)
+        self._look_at((seen.object_kind, seen.name) for seen in happened if seen.object_kind)
+        self._look_at([(seen.object_kind, seen.name) for seen in batch if seen.kind == RESIZED], RESIZED_SECONDS)
 
     def _take_in(self, seen: Seen) -> None:
         if seen.kind == BACK:

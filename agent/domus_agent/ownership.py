@@ -247,6 +247,23 @@ class Ownership:
         self.changed()
         return {"changed": True}
 
+    def believe(self, authority: str) -> dict[str, Any]:
+        """Accept callers whom one of these authorities (PEM) has signed; the one that signed our own certificate must be among them.
+
+        Raises InvalidSpec; then nothing has changed.
+        """
+        from . import certificates
+
+        with self._lock:
+            if authority == self._files.read("authority.pem"):
+                return {"changed": False}
+            certificates.check_signed(self._files.read("certificate.pem"), authority, server_urn(self.server_id))
+            _check_authority(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "authority", authority)
+            self._switch(self._identity, {"authority.pem": authority})
+            self.context = self._server_context()
+        self.changed()
+        return {"changed": True}
+
     def remember(self, notes: Mapping[str, Any]) -> None:
         """Keep what the manager knows of this server beside it, for one that has lost it. Raises TooLarge, OSError."""
         text = json.dumps(notes)

@@ -20,11 +20,14 @@ from domus_core.cluster.pacemaker import Pacemaker, told
 from domus_core.cluster.pool_document import PoolDocument, read_pool_document
 from domus_core.cluster.pool_state import read_pool_state, told_of
 from domus_core.cluster.pool_status import read_status
+from domus_core.cluster.waking import power_on
 from domus_core.errors import InvalidSpec, NotFound
 
 from . import contact
 from .config import AgentConfig
 from .output import print_text, show_one, table, tell_changes
+from .pool_manager_command import add_options as add_manager_options
+from .pool_manager_command import manager
 from .pool_vm_commands import change_vm, migrate_vm, start_vm, stop_vm, vms
 
 DONE, FAILED, CHANGES = 0, 1, 2
@@ -80,6 +83,12 @@ def fence_test(config: AgentConfig, options: argparse.Namespace) -> int:
     return FAILED if any(test.problem for test in tests) and not options.report else DONE
 
 
+def switch_on(config: AgentConfig, options: argparse.Namespace) -> int:
+    """Have the fence devices of another member switch it on."""
+    show_one({"devices": [dataclasses.asdict(one) for one in power_on(os.uname().nodename, options.server)]}, options.output)
+    return DONE
+
+
 def _told_test(test: FenceTest) -> dict[str, Any]:
     outcome = test.problem or (f"cut, and {test.state} again" if test.cut else test.state)
     return {"fence device": test.device, "server": test.server, "last test": contact.moment(test.at), "outcome": outcome}
@@ -96,7 +105,8 @@ def realize_member(config: AgentConfig, options: argparse.Namespace) -> int:
     """Be a member as the manager says: all that `write`, `start` and `apply` do, in an order that suits all members at once."""
     data = _data(options.file)
     applies = bool(data.pop("applies", False))
-    return tell_changes(realize(read_pool_document(data), applies), options)
+    show_one({"changes": realize(read_pool_document(data), applies)}, options.output)
+    return DONE
 
 
 def start(config: AgentConfig, options: argparse.Namespace) -> int:
@@ -148,6 +158,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "member": (member, "What of a pool is on this server: its files' node ids, the key, the services."),
     "status": (status, "How the pool is, and what to do about what is wrong; exit code 1 when something is."),
     "fence-test": (fence_test, "Ask each fence device for the power of each other server, and remember the answers; exit code 1 when one has failed."),
+    "power-on": (switch_on, "Have the fence devices of another member switch it on, as after an orderly end."),
     "vms": (vms, "List the pool's VMs: where those with HA run, and where the others ran last."),
     "start-vm": (start_vm, "Have a VM of the pool run and wait for it: with HA wherever there is room, else on its server, or here when that one is off."),
     "stop-vm": (stop_vm, "Have a VM of the pool not run, wherever it does: its guest is asked to shut down."),
@@ -157,6 +168,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]]
     "realize": (realize_member, "Be a member as the document says: write, start, and (where it says `applies`) apply. For the agent."),
     "start": (start, "Have Corosync and Pacemaker run by these files, and wait until this server has joined."),
     "apply": (apply, "Put the pool into Pacemaker's configuration, in one atomic write; one member does it for all."),
+    "manager": (manager, "Have the pool run the manager itself, as a service of the members that are named."),
     "clear": (clear, "Forget failed actions and failed fencing, once their cause is mended; no VM is restarted for it."),
     "leave": (leave, "Be a member no more; refused while HA VMs run here."),
 }
@@ -169,7 +181,7 @@ def add_actions(parser: Any) -> None:
         one = actions.add_parser(name, help=text, description=text)
         one.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default: %(default)s)")
         one.set_defaults(run=run)
-        if name not in ("member", "status", "fence-test", "vms", "realize"):
+        if name not in ("member", "status", "fence-test", "power-on", "vms", "realize"):
             one.add_argument("--check", action="store_true", help="only say what would change; exit code 2 when that is something")
         if name in ("write", "apply", "realize", "change-vm"):
             what = "the document" if name == "change-vm" else "the pool as JSON"
@@ -177,9 +189,13 @@ def add_actions(parser: Any) -> None:
         if name == "fence-test":
             one.add_argument("--report", action="store_true", help="exit code 0 also when a device has failed: the answer says so")
             one.add_argument("--cut", metavar="SERVER", help="really cut the power of this member and give it back; refused while HA VMs run on it")
+        if name == "power-on":
+            one.add_argument("server", metavar="SERVER", help="the member's name")
         if name in ("start-vm", "stop-vm", "migrate-vm"):
             one.add_argument("vm", metavar="VM", help="the VM's name")
             one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="how long to wait for it (default: %(default)g)")
+        if name == "manager":
+            add_manager_options(one)
         if name == "stop-vm":
             one.add_argument("--force", action="store_true", help="power it off when its guest does not shut down in time; with HA that is always done")
         if name == "migrate-vm":

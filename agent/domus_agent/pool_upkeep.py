@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional
 
 from domus_core.cluster.membership import Membership
+from domus_core.cluster.pool_problems import Problem, unlocked_vm
 from domus_core.cluster.record_files import READ_SECONDS, all_records
 from domus_core.cluster.records import PoolRecord
 from domus_core.driver import Target
@@ -62,12 +63,14 @@ class PoolUpkeep(Looking):
         self._notes = notes
         self._seen_at = 0.0
         self._closed: Optional[bool] = None
+        self.problems: tuple[Problem, ...] = ()
 
     def look(self) -> None:
         """Look once at every VM of this server."""
         with self._connections.driver() as driver:
             pool = driver.pool
             if pool is None or not pool.membership.quorate():
+                self.problems = ()
                 return
             self._close(pool.membership)
             status = pool.membership.status()
@@ -80,6 +83,8 @@ class PoolUpkeep(Looking):
                     continue
                 except DomusError as error:
                     _log.warning("vm %s: its record and what is here can not be made alike: %s", name, error)
+            unlocked = pool.unprotected((name, driver.domain(name)) for name in names)
+            self.problems = tuple(unlocked_vm(name, pool.membership.server) for name in unlocked)
             self._define_missing(driver, pool)
             self._start_own(driver, pool.membership, names)
 

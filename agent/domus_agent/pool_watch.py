@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -53,7 +54,10 @@ def is_regained(known: Mapping[str, bool], after: Mapping[str, bool]) -> bool:
 
 
 class PoolWatch(Looking):
-    """Looks at the pool in a thread of its own; `told` is how it is, as plain data, None: this server is in no pool. `tell` takes an event."""
+    """Looks at the pool in a thread of its own; `told` is how it is, as plain data, None: this server is in no pool.
+
+    `tell` takes an event; `more` are problems that others have found on this server.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,9 @@ class PoolWatch(Looking):
     ) -> None:
         super().__init__("pool", SECONDS)
         self._clock = clock
+        self.more: Callable[[], tuple[Problem, ...]] = tuple
+        #: whether this server is about to be off: what it sees of its pool then is its own leaving
+        self.is_ending: Callable[[], bool] = lambda: False
         self.told: Optional[dict[str, Any]] = None
         self._path = os.path.join(directory, "pool-problems.json")
         self._state_directory, self._tell, self._read = state_directory, tell, read
@@ -74,11 +81,16 @@ class PoolWatch(Looking):
 
     def look(self) -> None:
         """Look once, and tell of what is new."""
+        if self.is_ending():
+            return
         state = self._read()
+        if self.is_ending():  # it may have begun to leave meanwhile
+            return
         if state is None:
             self.told, self._before = None, frozenset()
             self._keep({})
             return
+        state = dataclasses.replace(state, problems=(*state.problems, *self.more()))
         self.told = told_of(state, recall(self._state_directory))
         after, news = compare(self._known, self._before, state)
         for problem in news:

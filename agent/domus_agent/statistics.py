@@ -6,8 +6,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, Optional
+from collections.abc import Collection, Mapping
+from typing import Any, Callable, Optional
 
 from domus_core.errors import DomusError
 from domus_core.libvirt_driver.bounded import bounded
@@ -22,10 +22,16 @@ from .host_figures import host_figures
 LIMIT = 5.0
 _GROUPS = ("STATE", "CPU_TOTAL", "BALLOON", "VCPU", "INTERFACE", "BLOCK")
 _FLAGS = ("ACTIVE", "NOWAIT")
+# vCPUs, and memory in bytes
+_Size = tuple[Optional[int], ...]
 
 
 class Statistics:
-    """Figures on request; `collect` may be called from any thread and takes 5 seconds at most."""
+    """Figures on request; `collect` may be called from any thread and takes 5 seconds at most.
+
+    `resized` hears of the VMs (UUIDs) that have other vCPUs or memory than at the round before, and of those that were not in it: who looked
+    at them earlier may have looked too early.
+    """
 
     def __init__(self, uri: str, state_directory: str) -> None:
         self._uri = uri
@@ -33,10 +39,25 @@ class Statistics:
         self._storage = Storage()
         self._asking = threading.Lock()
         self._cpu: Optional[tuple[int, int]] = None
+        self._sizes: dict[str, _Size] = {}
+        self.resized: Callable[[Collection[str]], None] = lambda uuids: None
 
     def collect(self) -> dict[str, Any]:
         """The figures now: {at, vms: {uuid: ...} or None when libvirt does not tell them, host}. Sizes and traffic in bytes since the start, times in ns."""
-        return {"at": time.time(), "vms": self._vms(), "host": self._host()}
+        vms = self._vms()
+        if vms is not None:
+            self._compare({uuid: _size_of(found) for uuid, found in vms.items()})
+        return {"at": time.time(), "vms": vms, "host": self._host()}
+
+    def _compare(self, sizes: dict[str, _Size]) -> None:
+        """Tell whose size has changed; what is not told this time is what it was."""
+        before, self._sizes = self._sizes, {}
+        for uuid, size in sizes.items():
+            known = before.get(uuid, size)
+            self._sizes[uuid] = tuple(was if now is None else now for now, was in zip(size, known))
+        changed = [uuid for uuid, size in self._sizes.items() if before.get(uuid) != size]
+        if changed:
+            self.resized(changed)
 
     def _vms(self) -> Optional[dict[str, Any]]:
         if not self._asking.acquire(blocking=False):  # an earlier question has had no answer yet
@@ -91,6 +112,10 @@ def figures(values: Mapping[str, Any]) -> dict[str, Any]:
         "net_received": _sum(values, "net", "rx.bytes"),
         "net_sent": _sum(values, "net", "tx.bytes"),
     }
+
+
+def _size_of(found: Mapping[str, Any]) -> _Size:
+    return found["vcpus"], found["memory"]
 
 
 def _sum(values: Mapping[str, Any], group: str, name: str) -> Optional[int]:

@@ -41,6 +41,8 @@ def _lines(changed: Iterable[Mapping[str, Any]], tense: str) -> list[Text]:
         lines.append(_headline(one, tense))
         if one.get("placement"):
             lines.append(Text(f"      placed there: {one['placement']}"))
+        if one.get("note"):
+            lines.append(Text(f"      {one['note']}"))
         lines += [Text(f"      {line}") for line in _fields(one)]
     return lines
 

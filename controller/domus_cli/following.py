@@ -80,6 +80,8 @@ def _tell(job: Mapping[str, Any], output: Output) -> None:
     for one in objects:
         if one.get("restart_required"):
             output.say(f"  {one['kind']} {one['name']}: waits for a restart: {', '.join(one['restart_required'])}")
+        if one.get("note"):
+            output.say(f"  {one['kind']} {one['name']} {one['note']}")
     output.say(f"job {job['id']}: {state_of(job)}")
     error = job.get("error") or {}
     for one in error.get("errors") or ([error] if error else []):

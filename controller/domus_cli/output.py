@@ -25,6 +25,7 @@ COLOURS = {
     "unknown": "red",
     "disconnected": "yellow",
     "maintenance": "cyan",
+    "off": "cyan",
     "error": "red",
     "cancelled": "yellow",
     "queued": "yellow",

@@ -21,7 +21,8 @@ from .config import ManagerConfig, load_config
 from .rebuild_places import TITLE as REBUILD_TITLE
 from .rebuild_places import add_arguments as add_rebuild_arguments
 from .rebuild_places import places_of
-from .web_certificate import web_names
+from .store.guard import PATIENCE, guarded, make_guard
+from .web_certificate import CALLERS, web_names, write_callers
 
 ADMINISTRATOR = "admin"
 DAY = 86400.0
@@ -45,14 +46,17 @@ class CommandLine(argparse.ArgumentParser):
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Carry one command out; the result is the exit code: 0 done, 1 failed, 64 the command line is wrong."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         command: Command = options.command
         config = load_config(options.config)
         options.started_by_root = os.geteuid() == 0
         if command not in (_runner, _backup, _restore, _authority, _rebuild):
             become_owner(config.directory, config.run_directory)
-        return command(config, options)
+        if command in (_runner, _serve):
+            return command(config, options)
+        with guarded(config.directory, PATIENCE if command is _nginx_conf else 0.0):
+            return command(config, options)
     except DomusError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -63,7 +67,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 130
 
 
-def _parser() -> CommandLine:
+def command_line() -> CommandLine:
+    """The command line of `domus-manager`."""
     parser = CommandLine(prog="domus-manager", description="Run and look after a Domus manager.")
     parser.add_argument("--config", type=Path, help="configuration file (default: $DOMUS_MANAGER_CONFIG, else /etc/domus/manager.yml)")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -73,9 +78,9 @@ def _parser() -> CommandLine:
         made.set_defaults(command=command)
         return made
 
-    add("init", _init, "Make the database, the authorities and the first administrator, whose password is shown once").add_argument(
-        "--password-stdin", action="store_true", help="read the administrator's password from standard input"
-    )
+    first = add("init", _init, "Make the database, the authorities and the first administrator, whose password is shown once")
+    first.add_argument("--password-stdin", action="store_true", help="read the administrator's password from standard input")
+    first.add_argument("--shared", action="store_true", help="the directory is on a pool file system: only one of its servers at a time may use it, ever")
     add("serve", _serve, "Serve the API (behind nginx) until it is stopped")
     add("runner", _runner, "Run the job runner until it is stopped").add_argument(
         "--user", default="", help="account that jobs run under, when started as root (default: whoever starts it)"
@@ -152,6 +157,13 @@ def _say(text: str) -> None:
 
 
 def _init(config: ManagerConfig, options: argparse.Namespace) -> int:
+    if options.shared:
+        make_guard(config.directory)
+    with guarded(config.directory):
+        return _set_up(config, options)
+
+
+def _set_up(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .security import passwords
     from .security.authority import Authority
     from .security.sealing import Sealing
@@ -187,6 +199,9 @@ def _serve(config: ManagerConfig, options: argparse.Namespace) -> int:
     from .deployment import gunicorn_command
 
     _require_set_up(config)
+    # The flag of a server that has died falls after a while: Pacemaker is told that the manager runs, and it does as soon as it may.
+    with guarded(config.directory, PATIENCE):
+        pass
     config.run_directory.mkdir(parents=True, exist_ok=True)
     command = gunicorn_command(str(config.socket), str(config.run_directory))
     if options.config is not None:
@@ -370,7 +385,7 @@ def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
     authority = Authority(config.directory)
     certificate, key = authority.issue_web(web_names(config))
     owner = pwd.getpwuid(config.directory.stat().st_uid)
-    authorities, path = config.run_directory / "client-authorities.pem", config.run_directory / "nginx.conf"
+    authorities, path = config.run_directory / CALLERS, config.run_directory / "nginx.conf"
     web = WebServer(
         address=config.web_address,
         port=config.web_port,
@@ -383,7 +398,7 @@ def _nginx_conf(config: ManagerConfig, options: argparse.Namespace) -> int:
     )
     try:
         config.run_directory.mkdir(parents=True, exist_ok=True)
-        authorities.write_text(authority.servers_ca_pem + authority.people_ca_pem, encoding="ascii")
+        write_callers(authority, config)
         path.write_text(nginx_configuration(web), encoding="utf-8")
     except OSError as error:
         raise Conflict(f"can not be written: {error.strerror}", object=f"file {error.filename}", remedy="Run it as root, or as the manager's account") from None

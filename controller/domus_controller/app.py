@@ -95,6 +95,8 @@ def start_parts(config: ManagerConfig) -> Parts:
     parts = Parts(config, store, agents, jobs, Gate(store))
     agents.trust.start(parts.ending)
     Notes(store, agents).start(parts.ending)
+    if store.guard is not None:
+        store.guard.watch(parts.ending)
     return parts
 
 

@@ -34,10 +34,14 @@ class ManagerConfig:
     keep_jobs_days: int = 30
     disconnected_seconds: int = 30
     offline_seconds: int = 120
+    policy_start_seconds: int = 180
+    #: the name of the VM that the manager runs in, if it runs in one of its own
+    own_vm: str = ""
 
 
-LEAST = {"job_limit": 1, "job_seconds": 1, "web_port": 1, "keep_jobs_days": 1, "disconnected_seconds": 1, "offline_seconds": 1}
-MOST = {"job_limit": 1000, "job_seconds": 604800, "web_port": 65535, "keep_jobs_days": 36500, "disconnected_seconds": 86400, "offline_seconds": 86400}
+SECONDS_OF_SERVERS = ("disconnected_seconds", "offline_seconds", "policy_start_seconds")
+LEAST = {"job_limit": 1, "job_seconds": 1, "web_port": 1, "keep_jobs_days": 1, **dict.fromkeys(SECONDS_OF_SERVERS, 1)}
+MOST = {"job_limit": 1000, "job_seconds": 604800, "web_port": 65535, "keep_jobs_days": 36500, **dict.fromkeys(SECONDS_OF_SERVERS, 86400)}
 
 
 def load_config(path: Optional[Path] = None) -> ManagerConfig:

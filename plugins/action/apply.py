@@ -75,7 +75,7 @@ class ActionModule(ActionBase):
         targets = read_targets(str(self._parameters().get("targets_file") or ""))
         outcomes = carry_out(targets, Display().display)
         write_result(targets.result_file, outcomes)
-        return summary(outcomes)
+        return summary(outcomes, {one.server_id: one.name for one in targets.servers})
 
     def _parameters(self) -> dict[str, Any]:
         """The task's options, checked and completed as the module would do it."""

@@ -68,6 +68,8 @@ SERVER_MODULES: dict[str, dict[str, Any]] = {
         "name": {"type": "str", "required": True},
         "enabled": {"type": "bool", "default": True},
         "evacuate": {"type": "bool", "default": False},
+        "copy_storage": {"type": "bool", "default": False},
+        "stopped": {"type": "bool", "default": False},
         "reason": {"type": "str"},
         "wait_timeout": {"type": "int", "default": 3600},
     },
@@ -92,6 +94,8 @@ def _option(field: Field) -> dict[str, Any]:
         option["required"] = True
     if field.secret:
         option["no_log"] = True
+    elif "token" in field.name:  # Corosync's; Ansible would take it for a secret, and warn
+        option["no_log"] = False
     return option
 
 

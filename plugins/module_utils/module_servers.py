@@ -43,12 +43,12 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
     found = _known(manager, name)
     wanted, evacuate = bool(parameters["enabled"]), bool(parameters["evacuate"])
     there = in_maintenance(found)
-    left = vms_there(manager, name, RUNNING) if wanted and evacuate else []
+    left = _leaving(manager, name, parameters) if wanted and evacuate else []
     before, after = (f"maintenance: {str(value).lower()}" for value in (there, wanted))
     if there == wanted and not left:
         return told(False, found, before, after)
     if check and left:
-        _require_movable(manager, name)
+        _require_movable(manager, name, parameters)
     if not check:
         answer = manager.put(f"{server_path(name)}/maintenance", _maintenance(parameters))
         _wait_for_job(manager, answer, int(parameters["wait_timeout"]))
@@ -58,9 +58,17 @@ def server_maintenance(parameters: Mapping[str, Any], check: bool) -> dict[str, 
     return told(True, found, before, after)
 
 
-def _require_movable(manager: ManagerClient, name: str) -> None:
+def _leaving(manager: ManagerClient, name: str, parameters: Mapping[str, Any]) -> list[str]:
+    """The VMs that are to leave the server: those that run, and of the stopped ones, if they are wanted, those that can."""
+    if not parameters["stopped"]:
+        return vms_there(manager, name, RUNNING)
+    plan = manager.post(f"{server_path(name)}/evacuate?check=true", _chosen(parameters))
+    return [str(move["vm"]) for move in plan["moves"]]
+
+
+def _require_movable(manager: ManagerClient, name: str, parameters: Mapping[str, Any]) -> None:
     """Raises what is in the way of the VMs that are to move; nothing is moved."""
-    plan = manager.post(f"{server_path(name)}/evacuate?check=true", {})
+    plan = manager.post(f"{server_path(name)}/evacuate?check=true", _chosen(parameters))
     errors = [error_from_dict(move["errors"][0]).located(f"vm {move['vm']}") for move in plan["moves"] if not move["possible"]]
     if errors:
         raise Refused(errors) if len(errors) > 1 else errors[0]
@@ -68,7 +76,14 @@ def _require_movable(manager: ManagerClient, name: str) -> None:
 
 def _maintenance(parameters: Mapping[str, Any]) -> dict[str, Any]:
     enabled = bool(parameters["enabled"])
-    return {"enabled": enabled, "evacuate": enabled and bool(parameters["evacuate"]), **({"reason": parameters["reason"]} if parameters["reason"] else {})}
+    evacuate = enabled and bool(parameters["evacuate"])
+    told = {"enabled": enabled, "evacuate": evacuate, **({"reason": parameters["reason"]} if parameters["reason"] else {})}
+    return {**told, **_chosen(parameters)} if evacuate else told
+
+
+def _chosen(parameters: Mapping[str, Any]) -> dict[str, bool]:
+    """Which VMs move, and how; what was not chosen is left out, since an older manager does not know it."""
+    return {name: True for name in ("copy_storage", "stopped") if parameters.get(name)}
 
 
 def told(changed: bool, server: Optional[Mapping[str, Any]], before: str, after: str) -> dict[str, Any]:

@@ -29,6 +29,14 @@ options:
     description: Move its running VMs to other servers first. Refused as a whole, before anything moves, when one of them can not.
     type: bool
     default: false
+  copy_storage:
+    description: With O(evacuate), copy the disks that lie on storage of the server's own.
+    type: bool
+    default: false
+  stopped:
+    description: With O(evacuate), move stopped VMs, too, where their disks can be reached from another server; those that can not move stay.
+    type: bool
+    default: false
   reason:
     description: Why; people see it with the server.
     type: str

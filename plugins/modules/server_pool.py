@@ -189,6 +189,79 @@ options:
       - best
       - balanced
       - current
+  policy:
+    description:
+      - How the manager keeps its servers balanced, or few of them on; nothing is done without.
+    type: dict
+    suboptions:
+      mode:
+        description:
+          - C(drs) spreads VMs over the servers, C(dpm) gathers them on few and switches the others off.
+          - A new object gets C(off).
+        type: str
+        choices:
+          - 'off'
+          - drs
+          - dpm
+      period:
+        description:
+          - Minutes between two looks.
+          - A new object gets C(10).
+        type: int
+      cpu_threshold:
+        description:
+          - 'Percent of a server''s processors in use above which it is relieved; left out: servers are always evened out.'
+        type: int
+      memory_threshold:
+        description:
+          - The same for the memory that is promised to VMs.
+        type: int
+      network_threshold:
+        description:
+          - The same for the speed of its network ports.
+        type: int
+      tolerance:
+        description:
+          - Percent that servers may be away from the mean and still count as even.
+          - A new object gets C(5).
+        type: int
+      most_moves:
+        description:
+          - How many VMs a look moves at most.
+          - A new object gets C(4).
+        type: int
+      spare_servers:
+        description:
+          - 'Room is kept for what is on so many servers, should they die: by every move, and by every new VM whatever the
+            mode is.'
+          - A new object gets C(0).
+        type: int
+      least_on:
+        description:
+          - How many servers C(dpm) leaves on at least; a clustered pool keeps its quorum anyway.
+          - A new object gets C(1).
+        type: int
+      servers:
+        description:
+          - The servers that C(dpm) may switch off; only those that were seen to be able to wake.
+          - A new object gets C(all).
+        type: list
+        elements: str
+      memory_weight:
+        description:
+          - How much memory counts when servers are evened out.
+          - A new object gets C(1.0).
+        type: float
+      cpu_weight:
+        description:
+          - How much vCPUs and the use of processors count.
+          - A new object gets C(1.0).
+        type: float
+      network_weight:
+        description:
+          - How much the use of networks counts.
+          - A new object gets C(1.0).
+        type: float
   state:
     description:
       - Whether it is to exist. C(absent) ends it; it is refused while HA VMs run in it. Left out means present.
@@ -202,36 +275,23 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: A clustered pool of three servers, formed by their manager
-  domus.virt.server_pool:
-    name: rack1
-    servers: [srv1, srv2, srv3]
-    file_system: rack1-pool
-    heartbeat:
-      - {name: lan, subnet: 192.0.2.0/24}
-    fencing:
-      - name: bmc-srv1
-        agent: fence_ipmilan
-        servers: [{name: srv1}]
-        options:
-          - {name: ip, value: 192.0.2.101}
-          - {name: username, value: domus}
-          - {name: password, secret: "{{ vault_bmc_srv1 }}"}
-    transport: manager
-  delegate_to: localhost
-
+# A clustered pool (the default) is formed by its manager, with transport=manager and delegate_to: localhost, or by the playbook domus.virt.server_pools:
+# see its section in docs/reference/site-document.md for heartbeat networks, the pool file system and fence devices.
 - name: Servers that belong together, without a cluster
   domus.virt.server_pool:
     name: lab
     servers: [srv8, srv9]
     clustered: false
 
-- name: A server leaves the pool; the others stay members
+- name: A server leaves the pool
   domus.virt.server_pool:
-    name: rack1
-    servers: [srv1, srv2]
-    transport: manager
-  delegate_to: localhost
+    name: lab
+    servers: [srv8]
+
+- name: The pool ends
+  domus.virt.server_pool:
+    name: lab
+    state: absent
 """
 
 RETURN = r"""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ansible_collections.domus.virt.plugins.module_utils.domus_core.clients.agent import AgentClient, tls_context
-from ansible_collections.domus.virt.plugins.module_utils.domus_core.errors import DomusError, InvalidSpec, Unreachable
+from ansible_collections.domus.virt.plugins.module_utils.domus_core.errors import DomusError, InvalidSpec, Unreachable, told_on
 from ansible_collections.domus.virt.plugins.module_utils.module_glue import unexpected
 from ansible_collections.domus.virt.plugins.module_utils.module_results import errors_of, told
 
@@ -193,9 +193,9 @@ def write_result(path: str, outcomes: Mapping[str, Any]) -> None:
     Path(temporary).rename(path)
 
 
-def summary(outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the task returns: little, since all of it goes through the event stream."""
-    errors = [error for outcome in outcomes.values() for error in _errors(outcome)]
+def summary(outcomes: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
+    """What the task returns: little, since all of it goes through the event stream; `names` are those of the servers, by id."""
+    errors = [told_on(error, names.get(server, server)) for server, outcome in outcomes.items() for error in _errors(outcome)]
     failed = any(outcome["state"] != "succeeded" for outcome in outcomes.values())
     if failed and not errors:
         errors = [{"code": "driver_error", "message": "an operation has not succeeded"}]

@@ -37,6 +37,7 @@ OBJECTS: dict[str, list[dict[str, Any]]] = {
         {"name": NEW, "autostart": False},
     ],
     "repository": [PLACE, {"name": "other", "description": "slow"}],
+    "server_pool": [{"name": "lab", "servers": ["srv1"], "clustered": False}, {"name": "lab", "servers": ["srv1", "srv2"]}, {"name": "lab", "token": 2000}],
     "template": [{"name": "t", "image": "main/small.qcow2"}, {"name": "t", "description": "small"}],
     "iso": [{"name": "i", "image": "main/1.iso"}, {"name": "i", "description": "first"}],
     "virtual_disk": [

@@ -1,4 +1,4 @@
-"""Two servers with shared and local storage under a manager, and guests that show that they go on: for tests and the benchmark of migration."""
+"""Two servers (or more) with shared and local storage under a manager, and guests that show that they go on: for tests and the benchmark of migration."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ POOL, LOCAL = "/srv/shared/pool", "/srv/local"
 class MigrationSite:
     """Two servers with a shared and a local repository, and VMs that are made when asked for."""
 
-    def __init__(self, lab: Lab, hosts: list[Host]) -> None:
-        self.fleet = Fleet(lab, hosts)
-        self.one, self.two = hosts
+    def __init__(self, lab: Lab, hosts: list[Host], **settings: Any) -> None:
+        """`settings` are more of the manager's; servers beyond the second are there, too."""
+        self.fleet = Fleet(lab, hosts, **settings)
+        self.one, self.two = hosts[:2]
         names = [host.name for host in hosts]
         shared = {"name": "pool", "path": POOL, "shared": True, "servers": names}
         repositories = [shared, {"name": "local", "path": LOCAL, "servers": names}]

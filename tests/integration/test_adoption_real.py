@@ -12,6 +12,7 @@ from domus_core.errors import Conflict, NotFound
 from domus_core.libvirt_driver.adoption import adopt, flatten
 from domus_core.libvirt_driver.xml_fields import parse
 from domus_core.model.document import parse_document
+from domus_core.verbs import carry_out_verb
 
 from tests.integration.server_under_test import INACTIVE, LAN, ServerUnderTest
 
@@ -104,11 +105,10 @@ def test_it_is_unmanaged_until_adopted(shape: Any) -> None:
         with pytest.raises(Conflict, match="not made by Domus"):
             server.steps(vms=[{"name": server.name("old"), **change}])
     assert all_of(server) == before
-    server.apply(vms=[{"name": server.name("old"), "adopted": True}])
-    assert all_of(server) == before and server.found("old").state.managed is False, "adopting changes nothing"
     found = server.found("old")
-    server.apply(vms=[{"name": server.name("old"), "adopted": True, "tags": ["mine"]}])
+    server.apply(vms=[{"name": server.name("old"), "adopted": True}])
     assert server.found("old").state.managed and server.found("old").state.uuid == found.state.uuid
+    server.apply(vms=[{"name": server.name("old"), "tags": ["mine"]}])
     after = parse(server.domain("old").XMLDesc(INACTIVE))
     assert flatten(after) == flatten(parse(before[1])), "only the record has been added"
 
@@ -119,16 +119,70 @@ def test_the_document_plans_nothing_and_makes_it_again(shape: Any) -> None:
     written = adopt(server.driver, [server.name("old")], "paris")
     assert "CANARY" not in str(written)
     site = parse_document(written["document"])
-    assert server.steps(**{key: value for key, value in written["document"].items() if key != "site"}) == ()
+    sections = {key: value for key, value in written["document"].items() if key != "site"}
+    steps = server.steps(**sections)
+    assert {(step.action, step.kind) for step in steps} <= {("create", "repository"), ("update", "vm")}
+    assert [change.field for step in steps if step.kind == "vm" for change in step.changes] == ["managed"]
     assert all_of(server) == before and site.name == "paris"
+    server.apply(**sections)
+    assert flatten(server.xml("old")) == xml and server.found("old").state.managed
+    assert all(server.driver.registry.read("repository", one["name"]) for one in sections.get("repositories", ()))
+    _is_changed_on_its_directory(server, written["document"])
     for line in written["not_managed"][server.name("old")]:
         assert any(sign in line for sign in lost), f"not expected to be lost: {line}"
     server.domain("old").undefine()
-    server.apply(**{key: value for key, value in written["document"].items() if key != "site"})
+    server.apply(**sections)
     again = flatten(server.xml("old"))
     told = {line.split(" = ")[0].split(" (would")[0] for line in written["not_managed"][server.name("old")]}
     different = {place for place in {*xml, *again} if xml.get(place) != again.get(place)}
     assert different <= told, "more is different than was told"
+
+
+def _is_changed_on_its_directory(server: ServerUnderTest, document: dict[str, Any]) -> None:
+    """From then on a document need not say again what was adopted."""
+    for disk in document["vms"][0].get("disks", ())[:1]:
+        server.apply(vms=[{"name": server.name("old"), "disks": [{"name": disk["name"], "file": disk["file"]}]}])
+
+
+def test_a_running_vm_is_taken_charge_of_and_goes_on(furnished: ServerUnderTest) -> None:
+    text, dummy = SHAPES["minimal"]
+    domain = furnished.connection.defineXML(text.replace("NAME", furnished.name("old")))
+    domain.create()
+    number = domain.ID()
+    written = adopt(furnished.driver, [furnished.name("old")], "paris")["document"]
+    furnished.apply(vms=written["vms"])
+    found = furnished.found("old")
+    assert domain.ID() == number and (found.state.managed, found.state.state, found.recorded.state) == (True, "running", "running")
+    furnished.clear()
+
+
+def test_a_verb_is_done_to_a_vm_that_is_not_managed_and_writes_nothing(furnished: ServerUnderTest) -> None:
+    text, dummy = SHAPES["minimal"]
+    furnished.connection.defineXML(text.replace("NAME", furnished.name("old")))
+    before = all_of(furnished)[1]
+    for verb, state in (("start", "running"), ("suspend", "suspended"), ("start", "running"), ("kill", "stopped")):
+        done = carry_out_verb(furnished.driver, furnished.name("old"), verb, site="paris")
+        assert done.error is None and done.found is not None and done.found.state.state == state
+        assert "not managed by Domus" in done.note and done.as_dict()["note"] == done.note
+        assert all_of(furnished)[1] == before and not furnished.found("old").state.managed
+    furnished.apply(vms=[{"name": furnished.name("old"), "adopted": True}])
+    done = carry_out_verb(furnished.driver, furnished.name("old"), "start", site="paris")
+    assert "note" not in done.as_dict() and furnished.found("old").recorded.state == "running"
+    furnished.clear()
+
+
+def test_directories_whose_names_would_be_the_same_get_names_of_their_own(furnished: ServerUnderTest) -> None:
+    disks = ""
+    for letter, folder in (("a", "x y"), ("b", "x-y")):
+        (furnished.directory / folder).mkdir(exist_ok=True)
+        (furnished.directory / folder / "disk.img").write_bytes(bytes(1 << 20))
+        disks += f"<disk type='file'><driver name='qemu' type='raw'/><source file='{furnished.directory / folder}/disk.img'/><target dev='vd{letter}'/></disk>"
+    text = SHAPES["minimal"][0].replace("</os>", f"</os><devices>{disks}</devices>")
+    furnished.connection.defineXML(text.replace("NAME", furnished.name("old")))
+    written = adopt(furnished.driver, [furnished.name("old")], "paris")["document"]
+    assert len({one["name"] for one in written["repositories"]}) == 2
+    furnished.apply(**{key: value for key, value in written.items() if key != "site"})
+    furnished.clear()
 
 
 def test_what_is_not_there_can_not_be_adopted(furnished: ServerUnderTest) -> None:

@@ -32,11 +32,14 @@ def on_test_driver(name: str, *words: str, folder: Path) -> subprocess.Completed
     return done
 
 
-def test_an_adopted_document_planned_on_a_snapshot_changes_nothing(tmp_path: Path) -> None:
+def test_an_adopted_document_planned_on_a_snapshot_only_takes_charge(tmp_path: Path) -> None:
     (tmp_path / "site.yml").write_text(on_test_driver("adopt", folder=tmp_path).stdout)
     (tmp_path / "snapshot.json").write_text(on_test_driver("snapshot", "site.yml", folder=tmp_path).stdout)
-    done = command("site.yml", "snapshot.json", folder=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "nothing to change\n"), done.stderr
+    done = command("-o", "json", "site.yml", "snapshot.json", folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    steps = {step["kind"]: step for step in json.loads(done.stdout)["steps"]}
+    assert steps.keys() == {"repository", "vm"} and steps["repository"]["action"] == "create"
+    assert [(change["field"], change["after"]) for change in steps["vm"]["changes"]] == [("managed", True)]
 
 
 def test_the_adopted_document_names_the_vm_and_what_it_can_not_hold(tmp_path: Path) -> None:
@@ -55,7 +58,7 @@ def test_an_edited_document_is_planned_with_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "snapshot.json").write_text(on_test_driver("snapshot", "site.json", folder=tmp_path).stdout)
     done = command("-o", "json", "site.json", "snapshot.json", folder=tmp_path)
     assert done.returncode == 2
-    assert [step["action"] for step in json.loads(done.stdout)["steps"]] == ["update"]
+    assert [step["action"] for step in json.loads(done.stdout)["steps"]] == ["create", "update"]
 
 
 def test_errors_are_one_line_without_traceback(tmp_path: Path) -> None:

@@ -260,6 +260,60 @@ def test_a_change_behind_our_back_is_shown_and_never_mended_unasked(stack: Stack
     assert private_libvirtd.virsh("domstate", "drifts") == "running"
 
 
+def test_vcpus_that_somebody_plugs_show_although_libvirt_tells_of_it_in_no_event(stack: Stack, private_libvirtd: PrivateLibvirtd) -> None:
+    apply(stack, vm("plugged", cpus=1, cpus_max=2))
+    stack.wait_for(lambda: shown(stack, "plugged")["state"] == "running", "the VM")
+    time.sleep(3)  # what its start brought is told by now
+    private_libvirtd.virsh("setvcpus", "plugged", "2", "--live")
+
+    def drift() -> list[tuple[str, Any, Any]]:
+        found = [one for one in items(stack, "drift", kind="vm") if one["name"] == "plugged"]
+        return [(one["field"], one["defined"], one["running"]) for one in found[0]["drift"]] if found else []
+
+    stack.wait_for(lambda: drift() == [("cpus", 1, 2)], "the drift")
+    assert stack.client.post("/api/v1/vms/plugged/kill", wait=30)["state"] == "succeeded"
+
+
+def test_what_ran_before_domus_came_is_adopted_by_the_document_that_the_manager_writes(stack: Stack, private_libvirtd: PrivateLibvirtd) -> None:
+    images = stack.directory / "images"
+    images.mkdir()
+    images.chmod(0o711)
+    (images / "old.img").write_bytes(bytes(1 << 20))
+    (images / "old.img").chmod(0o666)
+    disk = f"<disk type='file'><driver name='qemu' type='raw'/><source file='{images}/old.img'/><target dev='vda' bus='virtio'/></disk>"
+    definition = stack.directory / "old.xml"
+    definition.write_text(
+        "<domain type='qemu'><name>old</name><memory unit='MiB'>16</memory><os><type machine='pc'>hvm</type></os>"
+        f"<features><acpi/></features><devices>{disk}</devices></domain>"
+    )
+    private_libvirtd.virsh("define", str(definition))
+    before = private_libvirtd.virsh("dumpxml", "--inactive", "old")
+    stack.wait_for(lambda: shown(stack, "old")["measured"]["managed"] is False, "the VM")
+    started = stack.client.post("/api/v1/vms/old/start", wait=30)
+    assert (started["state"], "not managed" in started["result"]["objects"][0]["note"]) == ("succeeded", True)
+    assert stack.client.post("/api/v1/vms/old/kill", wait=30)["state"] == "succeeded"
+    assert private_libvirtd.virsh("dumpxml", "--inactive", "old") == before, "a verb writes nothing into it"
+    document = stack.client.post("/api/v1/servers/s0/adopt", {"vms": ["old"]})["document"]
+    assert (document["vms"][0]["server"], document["repositories"][0]["servers"]) == ("s0", ["s0"])
+    plan = stack.client.post("/api/v1/plans", document)
+    assert plan["errors"] == [] and [(one["kind"], one["actions"]) for one in plan["objects"] if one["changed"]] == [
+        ("repository", ["create"]),
+        ("vm", ["update"]),
+    ]
+    assert [change["field"] for one in plan["objects"] if one["kind"] == "vm" for change in one["changes"]] == ["managed"]
+    job = ended(stack, stack.client.post("/api/v1/apply", document)["id"])
+    assert (job["state"], job["changed"]) == ("succeeded", True), job
+    found = shown(stack, "old")
+    assert found["measured"]["managed"] is True and found["drift"] == [] and found["site"] == document["site"]
+    again = ended(stack, stack.client.post("/api/v1/apply", document)["id"])
+    assert (again["state"], again["changed"]) == ("succeeded", False), again
+    named = document["repositories"][0]["name"]
+    (images / "other.img").write_bytes(bytes(1 << 20))
+    (images / "other.img").chmod(0o666)
+    apply(stack, vm("beside", disks=[{"name": "root", "file": f"{named}/other.img"}], server="s0"))
+    assert apply(stack, vm("beside", "absent", force_stop=True), vm("old", "absent"))["changed"] is True
+
+
 def local_ansible(stack: Stack, uri: str, **more: Any) -> dict[str, Any]:
     """What the module domus.virt.vm says when somebody runs it on the server itself."""
     arguments = {"name": "local", "memory": "16MiB", "state": "stopped", "uri": uri, "state_directory": str(stack.directory / "state0"), **more}

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 from domus_controller.agents import takeover
-from domus_controller.security.authority import DAY, identity
+from domus_controller.security.authority import DAY, expires_at, identity, serial_of
 from domus_controller.store import server_states, servers, trust
 from domus_core.clients.agent import AgentClient
 from domus_core.errors import Conflict, Unreachable
 
 from tests.support.agent_process import RunningAgent, wait_until
+from tests.support.stack import free_port
 from tests.support.trusting_manager import Manager
 
 
@@ -184,7 +185,55 @@ def test_an_authority_that_ends_within_a_year_is_told(manager: Manager) -> None:
     assert manager.events("authority.ends_soon") == []
     manager.moved = 3650 * DAY - 300 * DAY
     manager.trust.look()
-    assert {one["data"]["authority"] for one in manager.events("authority.ends_soon")} == {"servers", "libvirt", "web", "people"}
+    assert {one["data"]["authority"] for one in manager.events("authority.ends_soon")} == {"libvirt", "web"}, "the others are renewed"
+
+
+def test_an_authority_is_followed_by_another_that_all_believe_before_it_signs(tmp_path: Path, agents: Callable[..., RunningAgent]) -> None:
+    manager = Manager(tmp_path / "aged", age=3350 * DAY)
+    try:
+        one, two = agents(), agents(port=free_port())
+        manager.take(one)
+        manager.take(two, "srv2")
+        first, ends = manager.authority.servers_ca_pem, manager.authority.expires_at("servers")
+        assert expires_at(shown_by(one)) <= ends, "what it signs ends with it"
+        two.kill()
+        manager.trust.look()
+        believed = manager.authority.servers_ca_pem
+        assert believed.startswith(first) and believed != first, "two are believed, and the first still signs"
+        assert believed_by(one) == believed and believed_by(two) == first
+        (waits,) = manager.events("authority.renewal_waits")
+        assert (waits["data"]["authority"], list(waits["data"]["servers"])) == ("servers", ["srv2"])
+        assert manager.authority.expires_at("servers") == ends
+        assert [event["data"]["authority"] for event in manager.events("authority.renewed")] == ["people"], "no server need believe that one"
+        two.start()
+        manager.moved = 3700
+        manager.trust.look()
+        assert believed_by(two) == believed and manager.authority.expires_at("servers") > ends + 3000 * DAY
+        assert {event["data"]["authority"] for event in manager.events("authority.renewed")} == {"servers", "people"}
+        manager.listener.context.load_verify_locations(cadata=manager.authority.servers_ca_pem)
+        before = shown_by(one)
+        for server in (one, two):
+            assert manager.agents.call(server.server_id, "hello", {})["owned"] is True, "the manager shows a certificate of the new one"
+        manager.trust.renew(one.server_id)
+        wait_until(lambda: manager.authority.renewal_due(before) is False and shown_by(one) != before)
+        wait_until(lambda: servers.serial(manager.store, one.server_id) == serial_of(shown_by(one)))
+        assert expires_at(shown_by(one)) > ends and manager.agents.discover("127.0.0.1", one.port)["ours"] is True
+        assert manager.agents.discover("127.0.0.1", two.port)["ours"] is True, "its certificate is of the one before, which is believed until it ends"
+        manager.moved = manager.authority_moved = 301 * DAY
+        manager.trust.look()
+        assert manager.authority.servers_ca_pem.count("BEGIN") == 1, "that has ended"
+    finally:
+        manager.close()
+
+
+def believed_by(agent: RunningAgent) -> str:
+    """The authorities whose callers an agent accepts."""
+    return (agent.directory / "agent/identity/authority.pem").read_text()
+
+
+def shown_by(agent: RunningAgent) -> str:
+    """What the agent shows to whoever connects, as PEM."""
+    return ssl.DER_cert_to_PEM_cert(certificate_of(agent))
 
 
 def test_the_managers_own_certificates_are_renewed_while_it_runs(manager: Manager, agents: Callable[..., RunningAgent]) -> None:

@@ -54,6 +54,7 @@ class RunningAgent:
             "uri": "test:///default",
             "address": "127.0.0.1",
             "port": 0,
+            "power_off": False,  # its server is the machine that the tests run on
         }
         (directory / "agent.yml").write_text(yaml.safe_dump({**told, **settings}))
 

@@ -211,11 +211,11 @@ def send(connection: socket.socket, line: Any) -> None:
 class Room:
     """One manager in a directory; `restart` is what a SIGKILL and a new start look like to its database."""
 
-    def __init__(self, directory: Path, names: tuple[str, ...] = ("srv1",)) -> None:
+    def __init__(self, directory: Path, names: tuple[str, ...] = ("srv1",), clock: Callable[[], float] = time.time) -> None:
         self.directory = directory
         # A UNIX socket's path may have 107 characters.
         self.config = ManagerConfig(directory=directory / "manager", run_directory=directory, runner_socket=directory / "r.sock", job_seconds=60)
-        self.store = Store(self.config.directory)
+        self.store = Store(self.config.directory, clock)
         self.authority = Authority(self.config.directory)
         self.authority.ensure()
         self.agents = FakeAgents()

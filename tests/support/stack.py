@@ -110,6 +110,8 @@ class Stack:
         for number, uri in enumerate(uris):
             agent: dict[str, Any] = {"directory": str(self.directory / f"agent{number}"), "state_directory": str(self.directory / f"state{number}"), "uri": uri}
             agent.update(address="127.0.0.1", port=self.agent_ports[number], heartbeat=2)
+            if f"agent{number}" not in self._old:
+                agent["power_off"] = False  # the server of these agents is the machine that the tests run on
             (self.directory / f"agent{number}.yml").write_text(json.dumps(agent))
 
     def command(self, *words: str) -> str:

@@ -21,15 +21,19 @@ from .agent_process import RunningAgent
 
 
 class Manager:
-    """A manager's store, authorities and agents, with a clock that can be moved; it hears callbacks as the API does."""
+    """A manager's store, authorities and agents, with a clock that can be moved; it hears callbacks as the API does.
 
-    def __init__(self, directory: Path, address: str = "127.0.0.1") -> None:
+    Its authorities were made so many seconds ago (`age`): TLS goes by the real clock.
+    """
+
+    def __init__(self, directory: Path, address: str = "127.0.0.1", age: float = 0.0) -> None:
         self.address = address
-        self.moved = self.authority_moved = 0.0
+        self.moved, self.authority_moved = 0.0, -age
         directory.mkdir(parents=True)
         self.store = Store(directory, lambda: time.time() + self.moved)
         self.authority = Authority(directory, lambda: time.time() + self.authority_moved)
         self.authority.ensure()
+        self.authority_moved = 0.0
         #: the records of all callbacks
         self.told: list[dict[str, Any]] = []
         self.listener = Listener(self)
@@ -86,6 +90,7 @@ class Listener:
         context.load_cert_chain(*manager.authority.issue_web([manager.address]))
         context.load_verify_locations(cadata=manager.authority.servers_ca_pem)
         context.verify_mode = ssl.CERT_REQUIRED
+        self.context = context
         self._server = http.server.ThreadingHTTPServer((manager.address, 0), Handler)
         self._server.daemon_threads = True
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)

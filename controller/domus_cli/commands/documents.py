@@ -126,10 +126,10 @@ def _value(name: str, row: Mapping[str, Any]) -> str:
 @click.command("adopt", short_help="Write the document of VMs that ran before Domus came.")
 @click.argument("names", nargs=-1, metavar="[VM ...]")
 @click.option("--server", required=True, metavar="NAME", help="The server they run on.")
-@click.option("--site", default="default", show_default=True, help="The site they will belong to.")
+@click.option("--site", help="The site they will belong to (default: the manager's).")
 @with_output
-def adopt_command(output: Output, names: tuple[str, ...], server: str, site: str) -> None:
-    """Write the document of VMs that ran before Domus came (none named: all that Domus does not manage). Changes nothing: apply it to adopt them."""
+def adopt_command(output: Output, names: tuple[str, ...], server: str, site: str | None) -> None:
+    """Write the document of VMs that ran before Domus came (none named: all that Domus does not manage). Changes nothing: apply it, and Domus manages them."""
     adopted = connect().post(f"/api/v1/servers/{server}/adopt", {"vms": list(names) or None, "site": site})
     if not output.for_people:
         output.data(adopted)

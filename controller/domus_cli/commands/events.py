@@ -39,11 +39,20 @@ def event_group() -> None:
     """Events: what happened, as the servers told it."""
 
 
+def _filtered(command: Any) -> Any:
+    """The options that choose among events."""
+    for option in (
+        click.option("--severity", type=click.Choice(["info", "warning", "error"]), help="Only of this severity."),
+        click.option("--object", "object_", metavar="NAME", help="Only of this object."),
+        click.option("--server", metavar="NAME", help="Only of this server."),
+        click.option("--kind", metavar="KIND", help="Only of this kind, such as vm.started; 'vm.*' are all of VMs."),
+    ):
+        command = option(command)
+    return command
+
+
 @event_group.command("list")
-@click.option("--kind", metavar="KIND", help="Only of this kind, such as vm.started.")
-@click.option("--server", metavar="NAME", help="Only of this server.")
-@click.option("--object", "object_", metavar="NAME", help="Only of this object.")
-@click.option("--severity", type=click.Choice(["info", "warning", "error"]), help="Only of this severity.")
+@_filtered
 @limit_option
 @with_output
 def list_command(output: Output, limit: int | None, object_: str | None, **filters: str | None) -> None:
@@ -52,10 +61,11 @@ def list_command(output: Output, limit: int | None, object_: str | None, **filte
 
 
 @event_group.command("watch")
+@_filtered
 @with_output
-def watch_command(output: Output) -> None:
+def watch_command(output: Output, object_: str | None, **filters: str | None) -> None:
     """Show events as they come; Ctrl-C ends it."""
-    for dummy, kind, text in connect().stream(f"{EVENTS}/stream"):
+    for dummy, kind, text in connect().stream(f"{EVENTS}/stream", object=object_, **filters):
         if kind != "event":
             continue
         event = json.loads(text)

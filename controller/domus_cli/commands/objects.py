@@ -14,7 +14,8 @@ from ..output import Column, Output, key, moment, size
 from .common import completes, connect, limit_option, listed, with_output
 
 SIZES = frozenset({"size"})
-HIDDEN = frozenset({"name", "state", "servers", "adopted", "description"})
+# What is shown otherwise, or is no more than a word of one document.
+HIDDEN = frozenset({"name", "state", "servers", "adopted", "description", "force_unmount"})
 # Every server has disks of its own; the others are one object under their name, on many servers.
 OF_ONE_SERVER = frozenset({"virtual_disk"})
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..output import Output, key, moment
+from .balancing import balance_pool_command
 from .common import completes, connect, with_output
 
 POOLS = "/api/v1/server-pools"
@@ -26,6 +27,11 @@ FIELDS = [
     key("file system", "spec", "file_system"),
     ("lease", lambda pool: _seconds(pool, "lease")),
     ("expected failover", lambda pool: _failover(pool)),
+    ("policy", lambda pool: _policy(pool)),
+    ("last look", lambda pool: _moment(pool, "looked_at")),
+    ("it found", lambda pool: _found(pool)),
+    ("next look", lambda pool: _moment(pool, "next_at")),
+    key("waits", "policy", "waits"),
     key("description", "spec", "description"),
 ]
 PLACES = [
@@ -35,7 +41,7 @@ PLACES = [
 ]
 MEMBERS = [
     key("MEMBER", "member"),
-    key("STATE", "state"),
+    ("STATE", lambda member: "off on purpose" if member.get("off") else member["state"]),
     key("SERVER", "server"),
     key("HEARD", "heard"),
     moment("LAST SEEN", "last_seen"),
@@ -80,6 +86,33 @@ def _failover(pool: Mapping[str, Any]) -> str | None:
     return f"about {told['expected']:g} s: {parts}; {locks}"
 
 
+def _policy(pool: Mapping[str, Any]) -> str | None:
+    """The policy in a few words: its mode, how often it looks, and what it keeps free."""
+    policy = pool.get("policy")
+    if policy is None:
+        return None
+    spec, failures = policy["spec"], policy["failures"]
+    words = [f"{spec.get('mode') or 'off'}" + (f", every {spec.get('period') or 10} minutes" if policy["on"] else ": it does nothing by itself")]
+    words += [f"room for the loss of {spec['spare_servers']} servers"] if spec.get("spare_servers") else []
+    words += [f"backs off after {failures} failed jobs"] if failures else []
+    return "; ".join(words)
+
+
+def _moment(pool: Mapping[str, Any], name: str) -> str:
+    return str(moment("", name)[1](pool.get("policy") or {}))
+
+
+def _found(pool: Mapping[str, Any]) -> str | None:
+    """What the last look found to be done, or why nothing."""
+    found = (pool.get("policy") or {}).get("found")
+    if not found:
+        return None
+    steps = [f"{one['vm']} to {one['server']}: {one['reason']}" for one in found["moves"]]
+    steps += [f"{one['action']} {one['server']}: {one['reason']}" for one in found["switches"]]
+    steps += [f"job {found['job']}"] if found.get("job") else []
+    return "\n".join(steps) or f"nothing to do{': ' + found['waiting'] if found.get('waiting') else ''}"
+
+
 def _tests(device: Mapping[str, Any]) -> str:
     """The last tests in a few words: how many have passed, when the oldest of them was made, and what has failed."""
     tests = device["tests"]
@@ -93,6 +126,9 @@ def _tests(device: Mapping[str, Any]) -> str:
 @click.group("pool")
 def pool_group() -> None:
     """Server pools: servers that run each other's virtual machines when one of them dies."""
+
+
+pool_group.add_command(balance_pool_command)
 
 
 @pool_group.command("list")

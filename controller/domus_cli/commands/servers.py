@@ -36,6 +36,7 @@ FIELDS = [
     *(key(name, name) for name in ("name", "id", "state")),
     moment("since", "state_since"),
     ("maintenance", lambda server: (server.get("maintenance_reason") or True) if server.get("maintenance") else None),
+    ("off", lambda server: "by {by} since {at}: {reason}".format(**server["powered_off"]) if server.get("powered_off") else None),
     *(key(name, name) for name in ("address", "port", "pool", "tags", "vms", "libvirt")),
     ("agent", _version),
     moment("last seen", "last_seen"),
@@ -79,6 +80,13 @@ GROUPS = [
 def _cpu(cpu: Mapping[str, Any]) -> str:
     """As people write CPUs: the model, what is added and what is taken away."""
     return " ".join([cpu["model"], *(f"+{name}" for name in cpu.get("require") or ()), *(f"-{name}" for name in cpu.get("disable") or ())])
+
+
+def _choosing_what_moves(command: Any) -> Any:
+    """The options that say which VMs an evacuation moves, and how."""
+    copying = click.option("--copy-storage", is_flag=True, help="Copy the disks that lie on storage of the server's own.")
+    stopped = click.option("--stopped", is_flag=True, help="Move stopped ones, too, where their disks can be reached; those that can not stay.")
+    return copying(stopped(command))
 
 
 @click.group("server")
@@ -166,21 +174,60 @@ def add_command(output: Output, name: str, address: str, port: int, secret_file:
 @click.argument("server", shell_complete=completes(SERVERS))
 @click.option("--check", is_flag=True, help="Only show where each VM would go, and why; exit code 1 when one of them can not.")
 @click.option("--at-once", type=click.IntRange(1, 64), metavar="N", help="How many move at the same time (default: 2).")
-@click.option("--copy-storage", is_flag=True, help="Copy the disks that lie on storage of the server's own.")
+@_choosing_what_moves
 @click.option("--no-wait", is_flag=True, help="Do not wait for it to be done.")
 @with_output
-def evacuate_command(output: Output, server: str, check: bool, at_once: int | None, copy_storage: bool, no_wait: bool) -> int:
+def evacuate_command(output: Output, server: str, check: bool, at_once: int | None, no_wait: bool, **choices: bool) -> int:
     """Move the running virtual machines of a server to others, a few at a time; nothing moves when one of them can not."""
     manager = connect()
-    body = {**({"at_once": at_once} if at_once else {}), **({"copy_storage": True} if copy_storage else {})}
+    body = {**({"at_once": at_once} if at_once else {}), **_chosen(choices)}
     if not check:
         return follow(manager, manager.post(f"{SERVERS}/{server}/evacuate", body), output, wait=not no_wait)
     plan = manager.post(f"{SERVERS}/{server}/evacuate?check=true", body)
     if output.for_people:
-        output.rows(plan["moves"], MOVES, empty=f"No VM runs on {plan['server']}.")
+        _show_plan(plan, output)
     else:
         output.data(plan)
     return 0 if plan["possible"] else 1
+
+
+def _chosen(choices: Mapping[str, bool]) -> dict[str, bool]:
+    """What was chosen, as the body says it; what was not is left out, since an older manager does not know it."""
+    return {name: True for name, wanted in choices.items() if wanted}
+
+
+def _show_plan(plan: Mapping[str, Any], output: Output) -> None:
+    output.rows(plan["moves"], MOVES, empty=f"Nothing moves from {plan['server']}.")
+    for one in plan.get("staying") or ():
+        output.say(f"vm {one['vm']} stays: {one['reason']}")
+
+
+@server_group.command("power-off")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.option("--reason", metavar="TEXT", help="Why; shown with the server.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for it to be done.")
+@with_output
+def power_off_command(output: Output, server: str, reason: str | None, yes: bool, no_wait: bool) -> int:
+    """Switch a server off in order, which is refused while virtual machines run on it; its silence alarms nobody then.
+
+    In a clustered pool it leaves first, so that nobody cuts its power. Empty it before: domus server evacuate.
+    """
+    if not yes:
+        click.confirm(f"Server {server} is switched off. Continue?", abort=True)
+    manager = connect()
+    return follow(manager, manager.post(f"{SERVERS}/{server}/power-off", reason=reason), output, wait=not no_wait)
+
+
+@server_group.command("power-on")
+@click.argument("server", shell_complete=completes(SERVERS))
+@click.option("--reason", metavar="TEXT", help="Why; kept with the job.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is heard.")
+@with_output
+def power_on_command(output: Output, server: str, reason: str | None, no_wait: bool) -> int:
+    """Wake a server: by a fence device of its pool, or else by a magic packet to its network card (wake-on-LAN)."""
+    manager = connect()
+    return follow(manager, manager.post(f"{SERVERS}/{server}/power-on", reason=reason), output, wait=not no_wait)
 
 
 @server_group.command("what-if")
@@ -199,18 +246,23 @@ def what_if_command(output: Output, server: str) -> int:
 @server_group.command("maintenance")
 @click.argument("server", shell_complete=completes(SERVERS))
 @click.argument("mode", type=click.Choice(("on", "off")))
-@click.option("--evacuate", is_flag=True, help="Move its VMs to other servers.")
+@click.option("--evacuate", is_flag=True, help="Move its VMs to other servers; where each goes is shown first.")
+@_choosing_what_moves
 @click.option("--reason", metavar="TEXT", help="Why; shown with the server.")
 @with_output
-def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, reason: str | None) -> int:
+def maintenance_command(output: Output, server: str, mode: str, evacuate: bool, reason: str | None, **choices: bool) -> int:
     """Take a server out of use, or back into use.
 
     In maintenance no VM is placed on it or moved to it; those that are there go on.
     """
     if evacuate and mode == "off":
         raise click.UsageError("--evacuate goes with on")
-    body = {"enabled": mode == "on", "evacuate": evacuate, "reason": reason}
+    if any(choices.values()) and not evacuate:
+        raise click.UsageError("--copy-storage and --stopped go with --evacuate")
+    body = {"enabled": mode == "on", "evacuate": evacuate, "reason": reason, **_chosen(choices)}
     manager = connect()
+    if evacuate and output.for_people:
+        _show_plan(manager.post(f"{SERVERS}/{server}/evacuate?check=true", _chosen(choices)), output)
     shown = manager.put(f"{SERVERS}/{server}/maintenance", body)
     if "kind" in shown:
         return follow(manager, shown, output, wait=True)

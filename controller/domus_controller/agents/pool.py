@@ -45,8 +45,12 @@ class Agents:
         self._context: Optional[ssl.SSLContext] = None
 
     def call(self, server_id: str, method: str, parameters: Mapping[str, Any], timeout: float = 30.0) -> Any:
-        """The result of an agent's method. Raises NotFound (not our server), the agent's error, or Unreachable."""
-        return self._client(server_id).request(method, parameters, timeout)
+        """The result of an agent's method. Raises NotFound (not our server), the agent's error, or Unreachable; the last two name the server."""
+        client, name = self._client(server_id)
+        try:
+            return client.request(method, parameters, timeout)
+        except DomusError as error:
+            raise error.on(name) from None
 
     def take_over(self, name: Optional[str], address: str, port: int, secret: str, *, pool: Optional[str] = None, replace: bool = False) -> dict[str, Any]:
         """Make a free server ours; `secret` is the line fingerprint:secret that it shows. Without `name` or `pool` it keeps those it has.
@@ -113,7 +117,13 @@ class Agents:
             raise Unreachable("another server answers there", object=label, value=", ".join(names), remedy="Is the server's address right?")
         return client
 
-    def _client(self, server_id: str) -> AgentClient:
+    def authority_changed(self) -> None:
+        """Another authority signs from now on: our own certificate is to be of it at once, and agents' of either are believed."""
+        with self._lock:
+            self._certificate = self._context = None
+
+    def _client(self, server_id: str) -> tuple[AgentClient, str]:
+        """The client of a server, and the name of that."""
         server = servers.find(self._store, server_id)
         if server["revoked"]:
             label, remedy = f"server {server['name']}", "Forget it: domus server remove --forget; reinstalled, it is added again with --replace"
@@ -125,7 +135,7 @@ class Agents:
             if known is None or known[0] != place:
                 client = AgentClient(place[0], place[1], server["id"], "", str(certificate), str(key), context=self._context)
                 self._clients[server["id"]] = known = (place, client)
-        return known[1]
+        return known[1], str(server["name"])
 
     def _own_certificate(self) -> tuple[Path, Path]:
         """The files of the manager's certificate, looked after once an hour; `_renewed` tells one from the next."""

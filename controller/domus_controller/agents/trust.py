@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Optional
 from domus_core.errors import DomusError, Unreachable, Unsupported
 
 from ..config import ManagerConfig
-from ..security.authority import AUTHORITIES, CERTIFICATE_SECONDS, DAY, RENEWAL_SECONDS, Authority
+from ..security.authority import AUTHORITIES, CERTIFICATE_SECONDS, DAY, RENEWAL_SECONDS, RENEWED, SERVERS, Authority
 from ..store import events, person_certificates, servers, trust, users
 from ..store.database import Connection, Store
 from ..web_certificate import renew_web_certificate
+from .authorities import Authorities
 
 if TYPE_CHECKING:
     from .pool import Agents
@@ -48,6 +49,7 @@ class Trust:
         self._crl: Optional[tuple[int, str]] = None
         self._not_before: dict[str, float] = {}
         self._looked = 0.0
+        self._authorities = Authorities(store, authority, agents, config, lambda kind, severity, data: self._event(kind, severity, None, data))
 
     def start(self, stopping: threading.Event) -> None:
         """Begin to look after them, until `stopping` is set."""
@@ -143,7 +145,9 @@ class Trust:
     def look(self) -> None:
         """Renew what is due, and warn of what only people can renew. Raises what the database raises."""
         now = self._store.now()
-        for server_id in trust.due(self._store, now + RENEWAL_SECONDS):
+        self._authorities.look()
+        # Nothing is gained by another certificate that ends with its authority.
+        for server_id in trust.due(self._store, min(now + RENEWAL_SECONDS, self._authority.expires_at(SERVERS) - DAY)):
             if self._not_before.get(server_id, 0.0) <= now:
                 self._not_before[server_id] = now + RETRY_SECONDS
                 self._renew(server_id)
@@ -152,7 +156,7 @@ class Trust:
             self._look_daily(now)
 
     def _look_daily(self, now: float) -> None:
-        for name in AUTHORITIES:
+        for name in (one for one in AUTHORITIES if one not in RENEWED):
             left = self._authority.expires_at(name) - now
             if left < WARN_SECONDS:
                 self._event("authority.ends_soon", "warning", None, {"authority": name, "days": int(left / DAY)})

@@ -7,6 +7,7 @@ import dataclasses
 from domus_core.model.field_types import Choice, Flag, Integer, ListOf, Name, SecretText, Text
 from domus_core.model.fields import attribute
 from domus_core.model.migration import MigrationSpec
+from domus_core.model.policy import PolicySpec
 
 from .reading import Moment
 
@@ -14,6 +15,7 @@ ROLES = ("viewer", "operator", "administrator")
 USER_NAME = Text(64, pattern=r"[A-Za-z0-9][A-Za-z0-9@._-]*", noun="a user's name")
 PASSWORD = SecretText(1000, pattern=r".{12,}", noun="a password of at least 12 characters")
 POOL = Text(63, pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]*", noun="a pool's name")
+STOPPED_TOO = "Move stopped VMs, too, where their disks can be reached from another server; those that can not move stay, and are named."
 ADDRESS = Text(253, pattern=r"[A-Za-z0-9.:-]+", noun="a host name or IP address")
 
 
@@ -61,6 +63,8 @@ class Maintenance:
 
     enabled: bool = attribute(Flag(), "true: no VM is placed on it or moved to it.", required=True, example=True)
     evacuate: bool | None = attribute(Flag(), "Move its VMs to other servers.", default=False, example=False)
+    copy_storage: bool | None = attribute(Flag(), "With `evacuate`: copy the disks that lie on storage of the server's own.", default=False, example=False)
+    stopped: bool | None = attribute(Flag(), STOPPED_TOO, default=False, example=False)
     reason: str | None = attribute(Text(1000), "Why; shown with the server.", example="new memory")
 
 
@@ -91,7 +95,13 @@ class Migrate(MigrationSpec):
 class Evacuate(MigrationSpec):
     """Move the VMs of a server that run to other servers."""
 
+    stopped: bool | None = attribute(Flag(), STOPPED_TOO, default=False, example=False)
     at_once: int | None = attribute(Integer(1, 64), "How many move at the same time.", default=2, example=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance(PolicySpec):
+    """A policy to be carried out once; what is left out is as the pool's own policy has it, the mode else `drs`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,4 +140,4 @@ class NewPassword:
     password: str = attribute(PASSWORD, "The new password, 12 characters at least.", required=True, secret=True)
 
 
-BODIES = (Migrate, Evacuate, TakeOver, Discover, Renewal, FenceTest, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)
+BODIES = (Migrate, Evacuate, Balance, TakeOver, Discover, Renewal, FenceTest, Maintenance, Adopt, VerbOptions, NewToken, NewCertificate, NewUser, NewPassword)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..store.server_pools import STATES
-from .schemas import FLAG, MAYBE_TEXT, NUMBER, TEXT, Schema, list_of, nothing_or, reference, shape
+from .schemas import FLAG, MAYBE_TEXT, MAYBE_TIME, NUMBER, TEXT, Schema, list_of, nothing_or, reference, shape
 
 TEXTS = list_of(TEXT)
 AMOUNT: Schema = {"type": "number"}
@@ -31,6 +31,7 @@ MEMBER = shape(
     server={**MAYBE_TEXT, "description": "Its name at this manager."},
     server_id=MAYBE_TEXT,
     heard=FLAG,
+    off={**FLAG, "description": "It is switched off on purpose."},
     last_seen=MAYBE_TEXT,
     differs={**TEXTS, "description": "What it sees otherwise than `told_by`."},
 )
@@ -61,6 +62,20 @@ FAILOVER = shape(
     start={**AMOUNT, "description": "Until its VMs run elsewhere, once they may."},
     expected={**AMOUNT, "description": "All in all: the longer of cutting and lease, and the start."},
 )
+POLICY = shape(
+    "The policy of a pool, its last look and its next.",
+    "spec on",
+    spec=reference("PolicyShown"),
+    on={**FLAG, "description": "It does something by itself."},
+    looked_at={**MAYBE_TIME, "description": "When it looked last."},
+    next_at={**MAYBE_TIME, "description": "When it looks next, unless something is in its way then; null: as soon as it may."},
+    waits={**MAYBE_TEXT, "description": "Why it did not look when it was due."},
+    failures={**NUMBER, "description": "How many of its jobs have failed since one succeeded: it waits twice as long with each."},
+    found={
+        "type": ["object", "null"],
+        "description": "What the last look would do, as `BalancePlan` has it for a pool, and its `job`; `resting`: VMs left alone.",
+    },
+)
 POOL: Schema = shape(
     "A server pool, as it was asked for and as its members told it.",
     "name state members problems",
@@ -70,6 +85,7 @@ POOL: Schema = shape(
     spec={"description": "What was asked for; null: a role has made it, and no document has named it yet.", **nothing_or(reference("ServerPoolShown"))},
     servers=list_of(PLACE),
     failover=nothing_or(FAILOVER),
+    policy=nothing_or(POLICY),
     quorate={"type": ["boolean", "null"]},
     coordinator={**MAYBE_TEXT, "description": "The member that decides for all."},
     told_by={**MAYBE_TEXT, "description": "The server that speaks for the pool."},

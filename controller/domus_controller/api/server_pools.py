@@ -7,6 +7,7 @@ from flask import Response
 
 from ..agents.fence_tests import ask_devices, cut_power
 from ..errors import answered_by_agent
+from ..jobs.schedule import shown_policy
 from ..store import pool_secrets, server_pools
 from ..store.values import near_or_known
 from .bodies import FenceTest
@@ -16,12 +17,14 @@ from .objects import apply_one
 
 def list_server_pools(call: Call) -> Response:
     """All pools."""
-    return answer({"items": server_pools.all(call.parts.store)})
+    store = call.parts.store
+    return answer({"items": [{**pool, "policy": shown_policy(store, pool["name"])} for pool in server_pools.all(store)]})
 
 
 def show_server_pool(call: Call) -> Response:
     """One pool."""
-    return answer(server_pools.find(call.parts.store, call.path["name"]))
+    store, name = call.parts.store, call.path["name"]
+    return answer({**server_pools.find(store, name), "policy": shown_policy(store, name)})
 
 
 def create_server_pool(call: Call) -> Response:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from domus_core.errors import Conflict, Unreachable
 from domus_core.model.secrets import Secret
 from flask import Response
@@ -11,6 +14,7 @@ from ..errors import answered_by_agent
 from ..jobs.evacuation import evacuate
 from ..jobs.migrate_run import options_of
 from ..jobs.moving_out import refusal
+from ..jobs.power_run import switch
 from ..store import pool_secrets, server_states, servers
 from .bodies import Adopt, Discover, Evacuate, Maintenance, Renewal, TakeOver
 from .call import Call, answer, job_answer, page_answer
@@ -97,11 +101,12 @@ def set_maintenance(call: Call) -> Response:
     wanted = call.body(Maintenance)
     server = servers.find(call.parts.store, call.path["id"])
     evacuates, by = bool(wanted.evacuate and wanted.enabled), call.principal.name
-    if evacuates and (refused := refusal(call.parts.jobs.plan_evacuation(server, {})["moves"])) is not None:
+    options, stopped = {"copy_storage": True} if wanted.copy_storage else {}, bool(wanted.stopped)
+    if evacuates and (refused := refusal(call.parts.jobs.plan_evacuation(server, options, stopped=stopped)["moves"])) is not None:
         raise refused
     server_states.set_maintenance(call.parts.store, server["id"], wanted.enabled, wanted.reason or "", by)
     if evacuates:
-        return job_answer(call, evacuate(call.parts.jobs, server, by=by, reason=wanted.reason or ""))
+        return job_answer(call, evacuate(call.parts.jobs, server, by=by, reason=wanted.reason or "", options=options, stopped=stopped))
     return answer(servers.find(call.parts.store, server["id"]))
 
 
@@ -109,20 +114,43 @@ def evacuate_server(call: Call) -> Response:
     """Start moving the VMs of a server to others; with `check`, only say where each would go and why."""
     wanted = call.body(Evacuate) if call.has_body else Evacuate()
     server = servers.find(call.parts.store, call.path["id"])
-    options = {name: value for name, value in options_of(wanted).items() if name != "at_once"}
+    options = {name: value for name, value in options_of(wanted).items() if name not in ("at_once", "stopped")}
+    stopped = bool(wanted.stopped)
     if call.query["check"]:
-        return answer(call.parts.jobs.plan_evacuation(server, options))
+        return answer(call.parts.jobs.plan_evacuation(server, options, stopped=stopped))
+    told: dict[str, Any] = {"by": call.principal.name, "reason": call.query["reason"] or "", "at_once": wanted.at_once, "stopped": stopped}
+    return job_answer(call, evacuate(call.parts.jobs, server, options=options, **told))
+
+
+def power_off(call: Call) -> Response:
+    """Start switching a server off in order; refused while VMs run on it."""
+    server = servers.find(call.parts.store, call.path["id"])
     reason = call.query["reason"] or ""
-    return job_answer(call, evacuate(call.parts.jobs, server, by=call.principal.name, reason=reason, options=options, at_once=wanted.at_once))
+    return job_answer(call, switch(call.parts.jobs, call.parts.store, server, on=False, by=call.principal.name, reason=reason))
+
+
+def power_on(call: Call) -> Response:
+    """Start waking a server that is off."""
+    server = servers.find(call.parts.store, call.path["id"])
+    reason = call.query["reason"] or ""
+    return job_answer(call, switch(call.parts.jobs, call.parts.store, server, on=True, by=call.principal.name, reason=reason))
 
 
 def adopt(call: Call) -> Response:
-    """Have VMs that are there already managed by Domus; answers the document that describes them."""
+    """Describe VMs that are there already: the document that, applied, has Domus manage them."""
     wanted = call.body(Adopt)
     server = servers.find(call.parts.store, call.path["id"])
     parameters = {"vms": None if wanted.vms is None else list(wanted.vms), "site": wanted.site or call.parts.config.site}
     with answered_by_agent():
-        return answer(call.parts.agents.call(server["id"], "adopt", parameters, timeout=ADOPTION_SECONDS))
+        adopted = call.parts.agents.call(server["id"], "adopt", parameters, timeout=ADOPTION_SECONDS)
+    return answer({**adopted, "document": _placed(adopted["document"], str(server["name"]))})
+
+
+def _placed(document: Mapping[str, Any], server: str) -> dict[str, Any]:
+    """The document with the server named that its objects are on: each is there, and nowhere else."""
+    sections: dict[str, dict[str, Any]] = {"repositories": {"servers": [server]}, "vms": {"server": server}}
+    placed = {name: [{"name": one["name"], **sections[name], **one} for one in document[name]] for name in sections if name in document}
+    return {**document, **placed}
 
 
 def resync(call: Call) -> Response:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from domus_core.model.kind import Kind
-from domus_core.verbs import VERBS
 
+from ..store.jobs import KINDS as JOB_KINDS
 from ..store.servers import STATES
 from .bodies import ROLES
 from .facts import FACTS
 from .pool_shape import POOL, TESTS
 from .schemas import FLAG, MAYBE_TEXT, MAYBE_TIME, NUMBER, TEXT, TIME, Schema, list_of, nothing_or, reference, shape
 
-JOB_KINDS = ("apply", *VERBS, "migrate", "evacuate")
+MOVE = shape("A VM that would move.", "vm", vm=TEXT, id=MAYBE_TEXT, source=TEXT, source_id=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)
+SWITCH = shape("A server that would be woken or switched off.", "action server", action=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)
 JOB_STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 SEVERITIES = ("info", "warning", "error")
 ANYTHING: Schema = {}
@@ -69,6 +70,7 @@ SHAPES: dict[str, Schema] = {
         field=TEXT,
         value=ANYTHING,
         remedy=TEXT,
+        server={**TEXT, "description": "Name of the server where it happened."},
         errors=list_of({"type": "object"}),
     ),
     "Health": shape(
@@ -101,12 +103,16 @@ SHAPES: dict[str, Schema] = {
         state={
             "enum": list(STATES),
             "description": "running: it is heard; maintenance: it is, and gets no VMs; disconnected: silent for a while; offline: silent for long;"
-            " unknown: never heard, or not to be trusted.",
+            " unknown: never heard, or not to be trusted; off: silent, and switched off on purpose.",
         },
         state_since={**MAYBE_TIME, "description": "Since when it is in this state."},
         last_seen=MAYBE_TIME,
         maintenance={**FLAG, "description": "An administrator took it out of use: no VM is placed on it or moved to it."},
         maintenance_reason=MAYBE_TEXT,
+        powered_off={
+            **nothing_or(shape("", at=TIME, by=TEXT, reason=TEXT, policy={**FLAG, "description": "Its pool's policy did it, and wakes it again."})),
+            "description": "Since when, by whom and why it is off on purpose, or on its way there; null: it is not.",
+        },
         tags={**list_of(TEXT), "description": "Its labels, as the documents say."},
         version=MAYBE_TEXT,
         behind={**FLAG, "description": "Its agent is older than the manager."},
@@ -209,14 +215,15 @@ SHAPES: dict[str, Schema] = {
                 servers=list_of(TEXT),
                 before={"type": "number", "description": "How unevenly the servers are used: the sum of the standard deviations of their shares."},
                 after={"type": "number"},
-                moves=list_of(shape("A VM that would move.", "vm", vm=TEXT, id=MAYBE_TEXT, source=TEXT, server=TEXT, server_id=TEXT, reason=TEXT)),
-                switches=list_of(shape("A server that would be woken or switched off.", "action server", action=TEXT, server=TEXT, reason=TEXT)),
+                moves=list_of(MOVE),
+                switches=list_of(SWITCH),
                 stuck={"type": "object", "description": "VMs that are where they may not be and can go nowhere, and why."},
                 waiting={**MAYBE_TEXT, "description": "Why no server is switched off."},
                 uncounted={**list_of(TEXT), "description": "Resources that not every server tells: they do not count."},
             )
         ),
     ),
+    "JobOrBalance": {"anyOf": [reference("Job"), reference("BalancePlan")]},
     "JobOrEvacuation": {"anyOf": [reference("Job"), reference("Evacuation")]},
     "Evacuation": shape(
         "Where the VMs of a server would go, the first to move first.",
@@ -237,6 +244,7 @@ SHAPES: dict[str, Schema] = {
                 errors=list_of({"type": "object"}),
             )
         ),
+        staying=list_of(shape("A VM that stays, and why.", "vm reason", vm=TEXT, id=TEXT, state=MAYBE_TEXT, reason=TEXT)),
     ),
     "JobOrCheck": {"anyOf": [reference("Job"), reference("MigrationCheck")]},
     "MigrationCheck": shape(
@@ -281,7 +289,11 @@ SHAPES: dict[str, Schema] = {
             )
         ),
     ),
-    "Adopted": {"type": "object", "description": "The document that describes what was adopted."},
+    "Adopted": shape(
+        "VMs that were there already.",
+        document={"type": "object", "description": "The site document that describes them; applied, it has Domus manage them."},
+        not_managed={"type": "object", "description": "By name of the VM, what of it no document can hold; that stays as it is."},
+    ),
     "Resync": {"type": "object", "description": "Up to which record everything will have been reported."},
     "Token": shape(
         "A token; `token` is shown once, when it is made.",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from domus_core.errors import NoCapacity
+from domus_core.errors import NoCapacity, NotFound
 from domus_core.model.policy import PolicySpec
 from domus_core.planning.capacity import Need, Server
 from domus_core.planning.evacuation import Leaving
 from domus_core.planning.loss import plan_loss
-from domus_core.planning.policies import Look, Measured, look
+from domus_core.planning.policies import Look, Measured, Power, look
 
 from ..store import fleet, objects, servers, usage
 from ..store.database import Store
+from . import waking
 from .moving_out import MOVED_STATES, Resident, reservations_of, resident
 
 Item = dict[str, Any]
@@ -28,40 +29,68 @@ def show_balance(store: Store, policy: PolicySpec) -> list[Item]:
 
     Servers that are silent or in maintenance take no part, nor do VMs that do not run or are moving.
     """
-    known = {str(one["id"]): one for one in servers.all(store)}
-    there = _vms(store)
-    fleet_now = _read_fleet(store)
-    promised = reservations_of(store, fleet_now)
-    fixed = {one.demand.name for all in there.values() for one, state in all if state not in MOVED_STATES}
-    fixed |= {vm.name for vms in promised.values() for vm in vms}
-    pools: dict[str, list[Server]] = {}
-    for one in fleet_now:
-        if one.closed is None and one.memory is not None:
-            whole = _with_needs(one, [resident for resident, dummy in there.get(one.id, ())])
-            # What is on its way counts where it is and where it gets.
-            whole = dataclasses.replace(whole, vms=(*whole.vms, *promised.get(one.id, ())))
-            pools.setdefault(str(known[one.id]["pool"]), []).append(whole)
-    used = usage.of_vms(store)
-    ids = {one.demand.name: one.id for all in there.values() for one, dummy in all}
-    shown = []
-    for name, members in sorted(pools.items()):
-        found = look(members, _measured(members, known, ids, used), policy, fixed=fixed)
-        shown.append({"pool": name, **_shown(found, members, ids)})
-    return shown
+    seen = Seen(store)
+    return [seen.plan(pool, policy) for pool in sorted(seen.pools)]
+
+
+def show_pool(store: Store, pool: str, policy: PolicySpec) -> Item:
+    """The same for one pool. Raises NotFound when no server of it could take part."""
+    seen = Seen(store)
+    seen.require(pool)
+    return seen.plan(pool, policy)
+
+
+class Seen:
+    """All servers and VMs as the manager knows them at one moment, by pool; those that a policy has switched off take part."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known = {str(one["id"]): one for one in servers.all(store)}
+        there = _vms(store)
+        fleet_now = read_fleet(store)
+        promised = reservations_of(store, fleet_now)
+        self._fixed = {one.demand.name for all in there.values() for one, state in all if state not in MOVED_STATES}
+        self._fixed |= {vm.name for vms in promised.values() for vm in vms}
+        self._asleep = frozenset(id for id, one in self._known.items() if one["state"] == servers.OFF and (one["powered_off"] or {}).get("policy"))
+        self._ids = {one.demand.name: one.id for all in there.values() for one, dummy in all}
+        self._used = usage.of_vms(store)
+        self.pools: dict[str, list[Server]] = {}
+        for one in fleet_now:
+            if (one.closed is None or one.id in self._asleep) and one.memory is not None:
+                whole = _with_needs(one, [resident for resident, dummy in there.get(one.id, ())])
+                # What is on its way counts where it is and where it gets.
+                whole = dataclasses.replace(whole, vms=(*whole.vms, *promised.get(one.id, ())))
+                self.pools.setdefault(str(one.pool), []).append(whole)
+
+    def require(self, pool: str) -> None:
+        """Raise NotFound when no server of the pool could take part."""
+        if pool not in self.pools:
+            known = sorted(str(one["pool"]) for one in self._known.values())
+            remedy = f"Its servers must be heard, and not in maintenance: domus server list. Known pools: {', '.join(dict.fromkeys(known)) or 'none'}"
+            raise NotFound("there is no server in it that could take part", object=f"server_pool {pool}", remedy=remedy)
+
+    def plan(self, pool: str, policy: PolicySpec, resting: Collection[str] = ()) -> Item:
+        """What the policy would do with the servers of a pool; `resting` are VMs (by name) that stay for a while."""
+        members = self.pools.get(pool, [])
+        items = [self._known[one.id] for one in members]
+        spare = policy.spare_servers or 0
+        power = Power(self._asleep & {one.id for one in members}, waking.seen_to_wake(self._store, items), waking.least_on(self._store, items, spare))
+        found = look(members, _measured(members, self._known, self._ids, self._used), policy, power, fixed={*self._fixed, *resting})
+        return {"pool": pool, **_shown(found, members, self._ids)}
 
 
 def show_loss(store: Store, server: Mapping[str, Any]) -> Item:
     """Where the VMs of a server (its item) would start again if it died, the largest first."""
     id, there = str(server["id"]), _vms(store)
     fallen = [one for one, dummy in there.get(id, ())]
-    known = _read_fleet(store)
+    known = read_fleet(store)
     found = plan_loss(known, {id}, [one.demand for one in fallen])
     names, ids = {one.id: one.name for one in known}, {one.demand.name: one.id for one in fallen}
     moves = [_restart(one, names, ids) for one in found]
     return {"server": server["name"], "server_id": id, "possible": all(move["possible"] for move in moves), "moves": moves}
 
 
-def _read_fleet(store: Store) -> list[Server]:
+def read_fleet(store: Store) -> list[Server]:
     """The servers, which offer what they share beside what they have: a repository of the same name that is each server's own holds other disks."""
     shared: dict[str, set[Need]] = {}
     for one in objects.pages(store, "repository"):
@@ -70,7 +99,7 @@ def _read_fleet(store: Store) -> list[Server]:
     return [dataclasses.replace(one, offers=one.offers | shared.get(one.id, set())) for one in fleet.read_fleet(store)]
 
 
-def _on_shared_storage(one: Resident) -> Resident:
+def on_shared_storage(one: Resident) -> Resident:
     """A VM that keeps its disks where it goes: nobody copies them when its server is dead, and unasked nobody copies them at all."""
     needs = frozenset((SHARED if kind == "repository" else kind, key) for kind, key in one.demand.needs)
     return dataclasses.replace(one, demand=dataclasses.replace(one.demand, needs=needs))
@@ -80,7 +109,7 @@ def _vms(store: Store) -> dict[str, list[tuple[Resident, str]]]:
     """The VMs on each server (by its id), with what they need elsewhere and their run states."""
     found: dict[str, list[tuple[Resident, str]]] = {}
     for vm in objects.pages(store, "vm"):
-        found.setdefault(str(vm["server_id"]), []).append((_on_shared_storage(resident(vm)), str(vm["state"])))
+        found.setdefault(str(vm["server_id"]), []).append((on_shared_storage(resident(vm)), str(vm["state"])))
     return found
 
 
@@ -109,7 +138,10 @@ def _speed(facts: Mapping[str, Any]) -> float:
 def _shown(found: Look, members: Iterable[Server], ids: Mapping[str, str]) -> Item:
     names = {one.id: one.name for one in members}
     moves = [
-        {"vm": one.vm, "id": ids.get(one.vm), "source": names[one.source], "server": names[one.to], "server_id": one.to, "reason": one.reason}
+        {
+            **{"vm": one.vm, "id": ids.get(one.vm), "source": names[one.source], "source_id": one.source},
+            **{"server": names[one.to], "server_id": one.to, "reason": one.reason},
+        }
         for one in found.moves
     ]
     switches = [{"action": one.action, "server": names[one.server], "server_id": one.server, "reason": one.reason} for one in found.switches]

@@ -12,8 +12,10 @@ from domus_core.model.kinds import KINDS
 from domus_core.planning.routing import route
 
 from ..store import fleet, objects, pool_secrets
+from ..store.jobs import BALANCE
 from .cpu_baselines import give_baselines
 from .outcome import Target
+from .own_vm import spare_from_document
 from .server_pools import give_clusters
 from .tools import Tools, Work
 
@@ -32,6 +34,7 @@ def prepare(tools: Tools, document: Any) -> Work:
     routed = route(whole, fleet.read_fleet(tools.store, with_vms=_has_new_vms(whole, located)), located, pools)
     if not routed.documents:
         raise InvalidSpec("holds no object", object="document", remedy="Write down what there is to be")
+    spare_from_document(tools.config.own_vm, whole)
     documents = give_clusters(tools, whole, give_baselines(tools, whole, routed.documents))
     placements = {name: {"server": placed.server, "reason": placed.reason} for name, placed in routed.placements.items()}
     return Work(whole, documents, placements)
@@ -67,6 +70,14 @@ def _specs(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
             yield kind.name, key, spec
 
 
+def targets_of_whole(job: Mapping[str, Any]) -> frozenset[Target]:
+    """What a job holds that works with one server, or one pool, as a whole; the parts that it begins hold what they work on."""
+    whole = job["objects"][0]
+    return frozenset({(whole["kind"], str(whole["name"]), str(job["servers"][0]) if whole["kind"] == "server" else "")})
+
+
 def targets_of(job: Mapping[str, Any]) -> frozenset[Target]:
     """What a stored job holds: its objects on each of its servers."""
+    if job["kind"] == BALANCE:
+        return targets_of_whole(job)
     return frozenset((one["kind"], one["name"], str(server)) for one in job["objects"] for server in job["servers"])

@@ -1,4 +1,5 @@
-"""Evacuation: all VMs of a server that run moved to others, as one job. Each move is a job of its own, so what has moved stays moved.
+"""Evacuation: all VMs of a server that run (and, if asked for, those that are stopped) moved to others, as one job. Each move is a job of its
+own, so what has moved stays moved.
 
 The job holds nothing but the order: which VMs are still there, and how far the moves have come, stands in the store. A manager that
 was killed finds both there and goes on.
@@ -14,7 +15,7 @@ from domus_core.errors import Cancelled, Conflict, DomusError, error_from_dict
 from domus_core.model.migration import parse_migration
 
 from ..store import jobs, servers
-from .moving_out import draw_up, refusal, residents_of
+from .moving_out import draw_up_all, refusal, residents_of, staying
 from .outcome import CANCELLED, ENDED, FAILED, SUCCEEDED, Outcome
 from .output import JobOutput
 from .tools import Stopped, Tools
@@ -28,11 +29,13 @@ LOOK_SECONDS = 2.0
 Item = dict[str, Any]
 
 
-def plan(tools: Tools, server: Mapping[str, Any], options: Mapping[str, Any]) -> Item:
-    """Where each VM of a server (its item) would go; nothing is changed. Raises Refused for options that contradict each other."""
+def plan(tools: Tools, server: Mapping[str, Any], options: Mapping[str, Any], *, stopped: bool = False) -> Item:
+    """Where each VM of a server (its item) would go, and which stay; nothing is changed. Raises Refused for options that contradict each other."""
     parse_migration(dict(options))
-    moves = draw_up(tools, str(server["id"]), residents_of(tools, str(server["id"])), options)
-    return {"server": server["name"], "server_id": server["id"], "possible": all(move["possible"] for move in moves), "moves": moves}
+    source = str(server["id"])
+    moves, refused = draw_up_all(tools, source, residents_of(tools, source, stopped=stopped), options)
+    left = staying(tools, source, refused, {move["id"] for move in moves})
+    return {"server": server["name"], "server_id": source, "possible": all(move["possible"] for move in moves), "moves": moves, "staying": left}
 
 
 def evacuate(
@@ -43,15 +46,16 @@ def evacuate(
     reason: str = "",
     options: Optional[Mapping[str, Any]] = None,
     at_once: Optional[int] = None,
+    stopped: bool = False,
     relaunch_of: Optional[str] = None,
 ) -> Item:
-    """Queue the job that moves the VMs of a server (its item) away. Raises what is in the way of any of them, before anything moves."""
-    found = refusal(work.plan_evacuation(server, options or {})["moves"])
+    """Queue the job that moves the VMs of a server (its item) away. Raises what is in the way of any that lives, before anything moves."""
+    found = refusal(work.plan_evacuation(server, options or {}, stopped=stopped)["moves"])
     if found is not None:
         raise found
-    told = {"server": server["id"], "migration": dict(options or {}), "at_once": at_once or AT_ONCE}
+    told = {"server": server["id"], "migration": dict(options or {}), "at_once": at_once or AT_ONCE, "stopped": stopped}
     job = {"kind": jobs.EVACUATE, "created_by": by, "reason": reason or f"evacuate {server['name']}", "servers": [server["id"]], "options": told}
-    return work.queue_evacuation({**job, "objects": [{"kind": "server", "name": server["name"]}], "relaunch_of": relaunch_of})
+    return work.queue({**job, "objects": [{"kind": "server", "name": server["name"]}], "relaunch_of": relaunch_of})
 
 
 class EvacuationRun:
@@ -63,7 +67,9 @@ class EvacuationRun:
         self._name = str(servers.find(tools.store, self._source)["name"])
         self._cancelled = threading.Event()
         self._cancelled_by: Optional[str] = None
+        self._stopped = bool(job["options"].get("stopped"))
         self._refused: dict[str, dict[str, Any]] = {}
+        self._stays: dict[str, str] = {}
 
     def cancel(self, by: str) -> None:
         """Begin no move any more, and end those under way."""
@@ -89,7 +95,7 @@ class EvacuationRun:
                 under_way = [move for move in moves if move["state"] not in ENDED]
                 begun = 0 if self._cancelled.is_set() else self._begin(moves, len(under_way), output)
                 if not under_way and not begun:
-                    return self._outcome(moves)
+                    return self._outcome(moves, output)
                 if self._tools.stopping.is_set():
                     raise Stopped
                 seen = self._tools.store.changed(seen, LOOK_SECONDS)
@@ -98,11 +104,14 @@ class EvacuationRun:
         """Begin as many moves as may be under way at once; return how many."""
         room = int(self._job["options"]["at_once"]) - under_way
         tried = {str(move["options"]["vm"]) for move in moves}
-        left = [one for one in residents_of(self._tools, self._source) if one.id not in tried and one.id not in self._refused]
+        there = residents_of(self._tools, self._source, stopped=self._stopped)
+        left = [one for one in there if one.id not in tried and one.id not in self._refused and one.id not in self._stays]
         if room <= 0 or not left:
             return 0
         begun = 0
-        for move in draw_up(self._tools, self._source, left, self._job["options"]["migration"]):
+        planned, stays = draw_up_all(self._tools, self._source, left, self._job["options"]["migration"])
+        self._stays.update(stays)
+        for move in planned:
             if begun >= room or self._cancelled.is_set():
                 break
             try:
@@ -115,21 +124,24 @@ class EvacuationRun:
                 self._refused[move["id"]] = {"name": move["vm"], "error": error.as_dict()}
                 output.put("progress", {"line": f"vm {move['vm']} stays: {error.message}"})
         # Who was refused just now counts: the next look finds what is left.
-        return begun or (1 if any(one.id in self._refused for one in left) else 0)
+        return begun or (1 if any(one.id in self._refused or one.id in self._stays for one in left) else 0)
 
     def _cancel_moves(self) -> None:
         for move in jobs.moves_of(self._tools.store, self._job["id"]):
             if move["state"] not in ENDED and not move["cancel_requested"]:
                 self._work.cancel(move["id"], by=self._cancelled_by or "")
 
-    def _outcome(self, moves: Sequence[Item]) -> Outcome:
+    def _outcome(self, moves: Sequence[Item], output: JobOutput) -> Outcome:
+        left = staying(self._tools, self._source, self._stays, {str(move["options"]["vm"]) for move in moves})
+        for one in left:
+            output.put("progress", {"line": f"vm {one['vm']} stays: {one['reason']}"})
         names = {str(one["id"]): str(one["name"]) for one in servers.all(self._tools.store)}
         entries = [_entry(move, names) for move in moves]
         entries += [
             {"kind": "vm", "name": one["name"], "server": self._name, "changed": False, "actions": [], "error": one["error"]} for one in self._refused.values()
         ]
         errors = [entry["error"] for entry in entries if entry.get("error")]
-        result = {"objects": entries, "servers": {self._name: SUCCEEDED if not errors and not self._cancelled.is_set() else FAILED}}
+        result = {"objects": entries, "staying": left, "servers": {self._name: SUCCEEDED if not errors and not self._cancelled.is_set() else FAILED}}
         changed = any(entry["changed"] for entry in entries)
         if self._cancelled.is_set():
             message = f"was cancelled by {self._cancelled_by}; {sum(entry['changed'] for entry in entries)} VMs had moved, and stay where they are"

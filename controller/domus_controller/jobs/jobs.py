@@ -28,19 +28,24 @@ from ..store import server_pools as told_pools
 from ..store.database import Connection, Store
 from ..store.jobs import MIGRATE
 from . import evacuation as evacuations
-from . import server_pools
+from . import server_pools, unattended
 from .apply_run import ApplyRun
-from .documents import asked_of, prepare, targets_of
+from .balance_run import BalanceRun
+from .documents import asked_of, prepare, targets_of, targets_of_whole
 from .evacuation import EvacuationRun
 from .housekeeping import Housekeeping
 from .marks import wait_for_marks
 from .migrate_run import MigrateRun, check_migration
-from .moving_out import draw_up, refusal, require_permitted, resident
+from .moving_out import draw_up, refusal, require_permitted, resident, there_already
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
+from .own_vm import spare_from_verb
 from .planning import make_plan, planned_work
+from .power_run import PowerRun
 from .queue import Entry, Queue
 from .recovery import recover_apply, recover_verb
+from .schedule import Schedule
 from .tools import Stopped, Tools, Work, sealed_work
+from .unattended import OF_ITS_TIME
 from .verb_run import VerbRun
 
 STOPPING_SECONDS = 5.0
@@ -48,7 +53,7 @@ RETRY_SECONDS = 1.0
 LOOK_SECONDS = 5.0
 
 Job = dict[str, Any]
-Run = Union[ApplyRun, VerbRun, EvacuationRun]
+Run = Union[ApplyRun, VerbRun, EvacuationRun, BalanceRun, PowerRun]
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +65,7 @@ class Jobs:
         self._store = store
         self._queue = Queue(config.job_limit, self._work, self._tell_waiting)
         self._housekeeping = Housekeeping(store, agents, config, self._tools.stopping)
+        self._schedule = Schedule(store, lambda plan, policy: unattended.begin_policy(self, plan, policy), config, self._tools.stopping)
         self._runs: dict[str, Run] = {}
         self._targets: dict[str, frozenset[Target]] = {}
         self._recovered: set[str] = set()
@@ -77,9 +83,12 @@ class Jobs:
                 self._queue.run_at_once(entry)
             elif job["cancel_requested"]:
                 self._finish(job["id"], nothing_done(CANCELLED, _cancelled(job["id"], job["cancelled_by"]), entry.targets))
+            elif job["kind"] in OF_ITS_TIME:
+                self._finish(job["id"], failure(unattended.not_begun(job["id"])))
             else:
                 self._queue.add(entry)
         self._housekeeping.start()
+        self._schedule.start()
 
     def stop(self) -> None:
         """Start nothing any more and let go of what runs; the next start settles it."""
@@ -118,8 +127,9 @@ class Jobs:
         return self._apply(work, by=by, options={"expected": expected, "plan": plan_id}, reason=f"plan {plan_id}")
 
     def verb(self, vm_id: str, verb: str, *, by: str, force: bool = False, timeout: Optional[int] = None, relaunch_of: Optional[str] = None) -> Job:
-        """Start carrying out a verb on a VM. Raises NotFound, InvalidSpec."""
+        """Start carrying out a verb on a VM. Raises NotFound, InvalidSpec, Conflict for the manager's own VM."""
         wanted, vm = verb_named(verb), objects.find(self._store, "vm", vm_id)
+        spare_from_verb(self._tools.config.own_vm, str(vm["name"]), verb)
         site, server = vm["site"] or self._tools.config.site, self._server_for(vm)
         options = {"vm": vm["id"], "verb": verb, "site": site, "force": force, "timeout": timeout}
         job = {"kind": verb, "created_by": by, "reason": verb, "servers": [server], "options": options, "relaunch_of": relaunch_of}
@@ -137,6 +147,9 @@ class Jobs:
     def check_migration(self, vm_id: str, server: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Whether and how a VM would get to a server; nothing is changed. Raises NotFound, Refused, Unreachable."""
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
+        if there["id"] == vm["server_id"]:
+            place = {"server": there["name"], "server_id": there["id"]}
+            return {**place, "possible": False, "plan": None, "errors": [there_already(vm, there).as_dict()]}
         told = check_migration(self._tools, vm, there["id"], options)
         try:
             require_permitted(self._tools, vm, there)
@@ -150,13 +163,13 @@ class Jobs:
         vm = objects.find(self._store, "vm", vm_id)
         return draw_up(self._tools, str(vm["server_id"]), [resident(vm)], options)[0]
 
-    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    def plan_evacuation(self, server: Mapping[str, Any], options: Mapping[str, Any], *, stopped: bool = False) -> dict[str, Any]:
         """Where the VMs of a server (its item) would go; nothing is changed. Raises Refused."""
-        return evacuations.plan(self._tools, server, options)
+        return evacuations.plan(self._tools, server, options, stopped=stopped)
 
-    def queue_evacuation(self, job: Mapping[str, Any]) -> Job:
-        """Queue an evacuation that is planned; of one server there is one at a time."""
-        return self._create(job, self._tools.config.site, [], frozenset({("server", str(job["objects"][0]["name"]), str(job["servers"][0]))}))
+    def queue(self, job: Mapping[str, Any]) -> Job:
+        """Queue a job that works with a server or a pool as a whole: evacuation, balance, power off and on. Of each there is one at a time."""
+        return self._create(job, self._tools.config.site, [], targets_of_whole(job))
 
     def migrate(
         self,
@@ -177,7 +190,7 @@ class Jobs:
             server, reason = str(chosen["server_id"]), reason or f"move to {chosen['server']}: {chosen['reason']}"
         vm, there = objects.find(self._store, "vm", vm_id), servers.find(self._store, server)
         if there["id"] == vm["server_id"]:
-            raise Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=there["name"])
+            raise there_already(vm, there)
         require_permitted(self._tools, vm, there)
         parse_migration(dict(options))
         site = vm["site"] or self._tools.config.site
@@ -209,7 +222,10 @@ class Jobs:
             return self.migrate(options["vm"], options["server"], options["migration"], by=by, relaunch_of=job_id)
         if job["kind"] == jobs.EVACUATE:
             server, how = servers.find(self._store, options["server"]), {"options": options["migration"], "at_once": options["at_once"]}
+            how["stopped"] = bool(options.get("stopped"))
             return evacuations.evacuate(self, server, by=by, reason=job["reason"], relaunch_of=job_id, **how)
+        if job["kind"] in OF_ITS_TIME:
+            return unattended.relaunch(self, self._store, job, by)
         if options.get("verb"):
             return self.verb(options["vm"], options["verb"], by=by, force=options["force"], timeout=options["timeout"], relaunch_of=job_id)
         before = sealed_work(self._tools, job_id)
@@ -288,6 +304,10 @@ class Jobs:
             evacuation = EvacuationRun(self._tools, self, job)
             self._remember(job, evacuation)
             return evacuation.run()
+        if job["kind"] in OF_ITS_TIME:
+            unattended_run = unattended.run_of(self._tools, self, job, job["id"] in self._recovered)
+            self._remember(job, unattended_run)
+            return unattended_run.run()
         if job["options"].get("verb") or job["kind"] == MIGRATE:
             verb = (MigrateRun if job["kind"] == MIGRATE else VerbRun)(self._tools, job, targets)
             self._remember(job, verb)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from domus_core.errors import Conflict, DomusError, NoCapacity, Refused, error_from_dict
@@ -19,37 +19,84 @@ from . import operations
 from .migrate_run import check_migration
 from .tools import Tools
 
-# What lives is moved; what is stopped or saved stays where it is, and can be moved by itself.
+# What lives is moved, what is stopped if that is asked for; what a suspended one saved lies on its server.
 MOVED_STATES = ("running", "paused")
+STOPPED = "stopped"
+WHY_STAYING = {
+    STOPPED: "is stopped: such a one moves if that is asked for (--stopped)",
+    "suspended": "is suspended: what it saved lies on this server; start it, and move it while it runs",
+}
 MOST_ROUNDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A VM on the server that is emptied: its id, and what it needs elsewhere."""
+    """A VM on the server that is emptied: its id, what it needs elsewhere, and whether it is stopped."""
 
     id: str
     demand: Demand
+    stopped: bool = False
 
 
-def residents_of(tools: Tools, server_id: str) -> list[Resident]:
-    """The VMs of a server that are to be moved."""
-    return [resident(vm) for vm in objects.pages(tools.store, "vm", {"server": server_id}) if vm["state"] in MOVED_STATES]
+def residents_of(tools: Tools, server_id: str, *, stopped: bool = False) -> list[Resident]:
+    """The VMs of a server that are to be moved; with `stopped` those that do not run, too."""
+    states = (*MOVED_STATES, STOPPED) if stopped else MOVED_STATES
+    return [resident(vm) for vm in objects.pages(tools.store, "vm", {"server": server_id}) if vm["state"] in states]
+
+
+def staying(tools: Tools, server_id: str, refused: Mapping[str, str], leaving: Collection[str]) -> list[dict[str, Any]]:
+    """The VMs of a server that stay there though it is emptied: {vm, id, state, reason}; `refused` are the reasons of some, by id, `leaving` moves."""
+    there = [vm for vm in objects.pages(tools.store, "vm", {"server": server_id}) if vm["state"] not in MOVED_STATES and vm["id"] not in leaving]
+    return [
+        {
+            "vm": vm["name"],
+            "id": vm["id"],
+            "state": vm["state"],
+            "reason": refused.get(vm["id"]) or WHY_STAYING.get(vm["state"], f"is {vm['state']}"),
+        }
+        for vm in there
+    ]
 
 
 def resident(vm: Mapping[str, Any]) -> Resident:
     """A VM (its item) as one that is to move."""
     spec = restore(VmSpec, {name: value for name, value in vm["spec"].items() if name not in ("vnc", "cloud_init")})
-    return Resident(str(vm["id"]), demand_of(spec, frozenset(needs_to_move(spec))))
+    return Resident(str(vm["id"]), demand_of(spec, frozenset(needs_to_move(spec))), vm["state"] == STOPPED)
 
 
-def draw_up(tools: Tools, source: str, vms: Sequence[Resident], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def draw_up_all(tools: Tools, source: str, vms: Sequence[Resident], options: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The moves as `draw_up` has them, and why some that are stopped can not go, by id: those hold up nobody. What runs has first choice."""
+    demands = {one.id: one.demand for one in vms}
+    moves = draw_up(tools, source, [one for one in vms if not one.stopped], options)
+    promised: dict[str, list[Demand]] = {}
+    for move in moves:
+        if move["server_id"] is not None:
+            promised.setdefault(move["server_id"], []).append(demands[move["id"]])
+    stopped = draw_up(tools, source, [one for one in vms if one.stopped], options, promised)
+    refused = {str(move["id"]): _why(move["errors"]) for move in stopped if not move["possible"]}
+    return [*moves, *(move for move in stopped if move["possible"])], refused
+
+
+def _why(errors: Sequence[Mapping[str, Any]]) -> str:
+    error = error_from_dict(errors[0])
+    error.object = ""
+    return f"is stopped, and can not move: {error}"
+
+
+def draw_up(
+    tools: Tools, source: str, vms: Sequence[Resident], options: Mapping[str, Any], promised: Optional[Mapping[str, Sequence[Demand]]] = None
+) -> list[dict[str, Any]]:
     """Where each VM would go, the first to move first: {vm, id, server, server_id, possible, reason, errors}; nothing is changed.
 
-    A destination that the agents' check refuses for a VM is left out for it, and the plan made anew with that.
+    A destination that the agents' check refuses for a VM is left out for it, and the plan made anew with that. `promised` is what else
+    will be on servers, by id.
     """
+    if not vms:
+        return []
     known, ids = _movable_among(tools, source), {one.demand.name: one.id for one in vms}
     reservations = reservations_of(tools.store, known)
+    for server, demands_there in (promised or {}).items():
+        reservations.setdefault(server, []).extend(demands_there)
     avoided: dict[str, dict[str, str]] = {name: {} for name in ids}
     proven: dict[tuple[str, str], list[dict[str, Any]]] = {}
     planned: tuple[Leaving, ...] = ()
@@ -76,6 +123,11 @@ def require_permitted(tools: Tools, vm: Mapping[str, Any], server: Mapping[str, 
     if reason is not None:
         remedy = "Name another server, or none: then one is chosen"
         raise Conflict(f"may not go to {server['name']}: {reason}", object=f"vm {vm['name']}", field="server", value=server["name"], remedy=remedy)
+
+
+def there_already(vm: Mapping[str, Any], server: Mapping[str, Any]) -> Conflict:
+    """What is said when a VM (its item) is to move to the server (its item) that it is on."""
+    return Conflict("is on this server already", object=f"vm {vm['name']}", field="server", value=server["name"], remedy="Name another server, or none")
 
 
 def refusal(moves: Iterable[Mapping[str, Any]]) -> Optional[DomusError]:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from domus_core.errors import Unsupported
+from domus_core.errors import DomusError, NotFound, Unsupported
 
 # The manager has checked the document itself: an agent can say this only of what its own version does not have.
 NOT_KNOWN_THERE = frozenset({"is not a known key", "is not a choice"})
+
+
+def is_too_old(error: DomusError) -> bool:
+    """Does an agent say that it has no such method?"""
+    return error.code == NotFound.code and error.object.startswith("method ")
+
+
+def unsupported(server: str, what: str) -> Unsupported:
+    """What is said of a server whose agent is too old for something."""
+    remedy = f"Upgrade the agent of {server}; domus server list shows the versions"
+    return Unsupported(f"its agent can not {what}: it is older than this manager", object=f"server {server}", remedy=remedy)
 
 
 def explained(error: Mapping[str, Any], server: str) -> dict[str, Any]:

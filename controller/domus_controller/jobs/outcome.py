@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
-from domus_core.errors import Cancelled, DomusError, DriverError
+from domus_core.errors import Cancelled, DomusError, DriverError, told_on
 
 from .older import explained
 
@@ -70,7 +70,7 @@ def outcome_of(statuses: Mapping[str, Status], names: Mapping[str, str], targets
 
     `stopped_by` is why it was ended before its time. Where all operations have succeeded so has the job, even then.
     """
-    objects = [{**_shown(entry), "server": names.get(server, server)} for server, status in statuses.items() for entry in _entries(status)]
+    objects = [{**_shown(entry), **placed_on(entry, names.get(server, server))} for server, status in statuses.items() for entry in _entries(status)]
     errors = _errors(statuses, names, objects)
     state = _state(statuses, errors, stopped_by)
     error: Optional[dict[str, Any]] = None
@@ -131,16 +131,17 @@ def _errors(statuses: Mapping[str, Status], names: Mapping[str, str], objects: l
     for server, status in statuses.items():
         told = status.get("error")
         if told:
-            told = explained(told, names.get(server, server))
-            errors.append({**told, "object": told.get("object") or f"server {names.get(server, server)}"})
+            name = names.get(server, server)
+            told = explained(told, name)
+            errors.append(told_on({**told, "object": told.get("object") or f"server {name}"}, name))
         elif status["state"] != SUCCEEDED and not any(entry.get("error") for entry in _entries(status)):
-            errors.append(DriverError("its operation has not succeeded", object=f"server {names.get(server, server)}").as_dict())
+            errors.append(DriverError("its operation has not succeeded", object=f"server {names.get(server, server)}").on(names.get(server, server)).as_dict())
     return errors
 
 
 def _summary(errors: list[dict[str, Any]]) -> dict[str, Any]:
     """One error as it is; several as the first one, with all of them under `errors`."""
-    unique = list({(error.get("object"), error.get("field"), error["message"]): error for error in errors}.values())
+    unique = list({tuple(error.get(name) for name in ("server", "object", "field", "message")): error for error in errors}.values())
     if not unique:
         return DriverError("the job has not succeeded").as_dict()
     return unique[0] if len(unique) == 1 else {**unique[0], "errors": unique[:MOST_ERRORS]}
@@ -148,6 +149,11 @@ def _summary(errors: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _entries(status: Status) -> list[dict[str, Any]]:
     return list((status.get("result") or {}).get("objects") or ())
+
+
+def placed_on(entry: Mapping[str, Any], server: str) -> dict[str, Any]:
+    """On which server an object of a report is, told with its error, too: there may be many like it."""
+    return {"server": server, **({"error": told_on(entry["error"], server)} if entry.get("error") else {})}
 
 
 def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..store.database import Connection
 from . import operations
 from .moved import existing_of
 from .older import explained
+from .outcome import placed_on
 from .tools import Tools, Work
 
 PLAN_SECONDS = 120
@@ -33,7 +34,7 @@ def make_plan(tools: Tools, work: Work, by: str) -> dict[str, Any]:
             return {"objects": [], "error": explained(error.located(f"server {names[server]}").as_dict(), names[server])}
 
     reports = operations.on_each(work.documents, ask)
-    shown = [{**_entry(entry, work), "server": names[server]} for server, report in reports.items() for entry in report["objects"]]
+    shown = [{**_entry(entry, work), **placed_on(entry, names[server])} for server, report in reports.items() for entry in report["objects"]]
     errors = [report["error"] for report in reports.values() if "error" in report] + [entry["error"] for entry in shown if entry.get("error")]
     plan = {
         "id": str(uuid.uuid4()),

@@ -10,12 +10,12 @@ from typing import Optional
 
 from domus_core.verbs import VERBS
 
-from ..store.jobs import EVACUATE, MIGRATE
+from ..store.jobs import BALANCE, EVACUATE, MIGRATE, POWER_OFF, POWER_ON
 from .outcome import Target
 
 MOST_VERBS = 64
 # What is carried out by agents alone, without a playbook.
-DIRECT = frozenset({*VERBS, MIGRATE, EVACUATE})
+DIRECT = frozenset({*VERBS, MIGRATE, EVACUATE, BALANCE, POWER_OFF, POWER_ON})
 IDLE_SECONDS = 60.0
 
 

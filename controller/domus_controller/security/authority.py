@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from domus_core.errors import DriverError, InvalidSpec
 
-from . import revocation
+from . import revocation, succession
 from .files import alone, private_directory, told, write_private
 
 DAY = 86400.0
@@ -30,8 +30,11 @@ AUTHORITY_SECONDS = 3650 * DAY
 CERTIFICATE_SECONDS = revocation.LONGEST_SECONDS
 # A certificate is renewed when it has less than this left.
 RENEWAL_SECONDS = 90 * DAY
+LEAST_SECONDS = 60.0
 SERVERS, LIBVIRT, WEB, PEOPLE = "servers", "libvirt", "web", "people"
 AUTHORITIES = (SERVERS, LIBVIRT, WEB, PEOPLE)
+# Those that the manager can have followed by another without anybody's help.
+RENEWED = (SERVERS, PEOPLE)
 # The revocation list of what the authority for libvirt has signed.
 CRL = "libvirt.crl"
 QEMU_UNIT = "QEMU"
@@ -60,6 +63,7 @@ class Authority:
         private_directory(self.directory)
         with alone(self.directory):
             for name in AUTHORITIES:
+                succession.complete(self.directory, name)
                 present = [path.exists() for path in self._files(name)]
                 if not any(present):
                     self._make(name)
@@ -72,8 +76,8 @@ class Authority:
 
     @property
     def servers_ca_pem(self) -> str:
-        """The certificate that agents, the manager's client certificate and jobs are checked against."""
-        return self._certificate(SERVERS)
+        """The certificates that agents, the manager's client certificate and jobs are checked against: the first one signs."""
+        return succession.believed(self.directory, SERVERS, self._clock())
 
     @property
     def libvirt_ca_pem(self) -> str:
@@ -87,8 +91,8 @@ class Authority:
 
     @property
     def people_ca_pem(self) -> str:
-        """The certificate that people's certificates are checked against; agents never accept those."""
-        return self._certificate(PEOPLE)
+        """The certificates that people's certificates are checked against; agents never accept those."""
+        return succession.believed(self.directory, PEOPLE, self._clock())
 
     @property
     def servers_ca_path(self) -> Path:
@@ -157,6 +161,22 @@ class Authority:
         """The end of an authority, in seconds since 1970: what it has signed ends with it."""
         return expires_at(self._certificate(name))
 
+    def coming(self, name: str) -> Optional[str]:
+        """The certificate of the authority that is to follow; None when there is none."""
+        return succession.coming(self.directory, name)
+
+    def prepare(self, name: str) -> None:
+        """Make the authority that is to follow, if it is not there: believed from now on, it signs nothing yet. Raises DriverError."""
+        with alone(self.directory):
+            if succession.coming(self.directory, name) is None:
+                self._make(name, succession.stem_of_next(name))
+
+    def promote(self, name: str) -> None:
+        """Let the authority that is to follow sign from now on; whoever is to believe it must do so already. Raises DriverError."""
+        with alone(self.directory):
+            if succession.coming(self.directory, name) is not None:
+                succession.promote(self.directory, name)
+
     def renewal_due(self, pem: str) -> bool:
         """Has the certificate less than 90 days left (or none)?"""
         return expires_at(pem) - self._clock() < RENEWAL_SECONDS
@@ -169,8 +189,8 @@ class Authority:
         with told(path):
             return path.read_text(encoding="ascii")
 
-    def _make(self, name: str) -> None:
-        certificate_path, key_path = self._files(name)
+    def _make(self, name: str, stem: str = "") -> None:
+        certificate_path, key_path = self._files(stem or name)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(f"Domus {name} authority")
         builder = self._builder(subject, subject, key.public_key(), AUTHORITY_SECONDS)
@@ -202,7 +222,10 @@ class Authority:
             same_names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == _alternative_names(uris, names)
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        return same_names and key.public_key() == found.public_key() and not self.renewal_due(certificate_path.read_text(encoding="ascii"))
+        text = certificate_path.read_text(encoding="ascii")
+        # Another one would end with the authority, too.
+        longest = expires_at(text) >= self.expires_at(authority) - DAY
+        return same_names and key.public_key() == found.public_key() and (longest or not self.renewal_due(text))
 
     def _issue(
         self,
@@ -214,8 +237,9 @@ class Authority:
         usages: tuple[x509.ObjectIdentifier, ...],
         seconds: float,
     ) -> Issued:
-        signer = x509.load_pem_x509_certificate(self._certificate(authority).encode())
-        signing_key = self._signing_key(authority)
+        signer, signing_key = self._signer(authority)
+        if authority in RENEWED:  # so that it is renewed in time by the authority that follows
+            seconds = min(seconds, max(LEAST_SECONDS, signer.not_valid_after_utc.timestamp() - self._clock()))
         builder = self._builder(subject, signer.subject, key, seconds)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         if authority != LIBVIRT:  # libvirt and QEMU ask a key usage for key encipherment, which RFC 8813 forbids to EC keys
@@ -233,6 +257,14 @@ class Authority:
         start, end = revocation.moment(now - revocation.SKEW), revocation.moment(now + seconds)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
         return builder.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
+
+    def _signer(self, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """Certificate and key of an authority, also in the moment in which another one follows: the key comes first."""
+        key, next_one = self._signing_key(name), self._files(succession.stem_of_next(name))[0]
+        signer = x509.load_pem_x509_certificate(self._certificate(name).encode())
+        if signer.public_key() != key.public_key() and next_one.exists():
+            signer = x509.load_pem_x509_certificate(next_one.read_bytes())
+        return signer, key
 
     def _signing_key(self, name: str) -> ec.EllipticCurvePrivateKey:
         path = self._files(name)[1]

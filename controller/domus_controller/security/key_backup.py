@@ -18,8 +18,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from domus_core.errors import Conflict, DriverError, InvalidSpec, NotFound, Unauthorized
 
-from . import sealing
-from .authority import AUTHORITIES, CRL, serial_of
+from . import sealing, succession
+from .authority import AUTHORITIES, CRL, RENEWED, serial_of
 from .files import alone, private_directory, told, write_private
 
 FORMAT, VERSION = "domus-keys", 1
@@ -28,7 +28,7 @@ LEAST_PASSPHRASE = 12
 COST, BLOCK, PARALLEL = 1 << 16, 8, 1
 LARGEST_FILE = 16 << 20
 REQUIRED = tuple(f"{name}.{kind}" for name in AUTHORITIES for kind in ("crt", "key"))
-OPTIONAL = (CRL, sealing.FILE)
+OPTIONAL = (CRL, sealing.FILE, *(file for name in RENEWED for file in succession.names_of(name)))
 
 
 def export_keys(directory: Path, manager_id: str, passphrase: str, path: Path) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Optional
@@ -116,6 +117,10 @@ def _make_current(partial: Path, path: Path) -> None:
             copy.execute("UPDATE objects SET sequence = sequence + ?", (SEQUENCE_LEAP,))
             copy.execute("UPDATE callback_positions SET complete = 0")
             copy.execute("UPDATE servers SET state = 'unknown'")
+            # Who was switched off since, and who was woken, is not known: policies do nothing until somebody has confirmed them.
+            if "powered_off" in {row[1] for row in copy.execute("PRAGMA table_info(servers)")}:
+                copy.execute("UPDATE servers SET powered_off = NULL")
+            copy.execute("INSERT OR REPLACE INTO about VALUES ('restored_at', ?)", (str(time.time()),))
 
 
 def _set_aside(directory: Path) -> Optional[Path]:

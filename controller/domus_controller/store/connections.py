@@ -20,6 +20,8 @@ WAL_LIMIT = 64 << 20
 # An object's item fits into one page, mostly.
 PAGE_SIZE = 8192
 MAPPED = 1 << 30
+# Where the file is not mapped, each connection keeps what it has read (in KiB) until somebody writes.
+CACHED = 16384
 RESTORE = "Stop the manager and restore the last backup: domus-manager restore"
 DAMAGED = {"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT"}
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -30,15 +32,18 @@ class ReadConnection(sqlite3.Connection):
     """A connection that can be referred to weakly, so that those of ended threads vanish."""
 
 
-def open_writer(path: Path, durable: bool) -> Connection:
-    """A connection that may write, to a file for the manager alone (0600) that was looked through. Raises DriverError when it is damaged."""
+def open_writer(path: Path, durable: bool, shared: bool = False) -> Connection:
+    """A connection that may write, to a file for the manager alone (0600) that was looked through. Raises DriverError when it is damaged.
+
+    `shared`: the file is on a pool file system. A write-ahead log needs memory that all its users share, which no network file system has.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=512)
     try:
         connection.row_factory = sqlite3.Row
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _set_journal(connection, shared)
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -50,8 +55,21 @@ def open_writer(path: Path, durable: bool) -> Connection:
     return connection
 
 
-def open_reader(path: Path) -> ReadConnection:
-    """A connection that can not write."""
+def _set_journal(connection: Connection, shared: bool) -> None:
+    if not shared:
+        connection.execute("PRAGMA journal_mode = WAL")
+        return
+    # A database that comes from a single server has a write-ahead log still. Alone, SQLite needs no shared memory to end it.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    (mode,) = connection.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
+    connection.execute("PRAGMA locking_mode = NORMAL")
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if mode != "truncate":
+        raise sqlite3.OperationalError(f"the journal is {mode}, and must not be on a pool file system")
+
+
+def open_reader(path: Path, shared: bool = False) -> ReadConnection:
+    """A connection that can not write; `shared` as for `open_writer`."""
     reader = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro",
         uri=True,
@@ -62,8 +80,8 @@ def open_reader(path: Path) -> ReadConnection:
         cached_statements=512,
     )
     reader.row_factory = sqlite3.Row
-    # All readers share the file's pages in the system's cache, in place of a small cache each.
-    reader.execute(f"PRAGMA mmap_size = {MAPPED}")
+    # All readers share the file's pages in the system's cache, in place of a small cache each. A network file system may drop mapped pages at any lock.
+    reader.execute(f"PRAGMA cache_size = -{CACHED}" if shared else f"PRAGMA mmap_size = {MAPPED}")
     return reader
 
 

@@ -18,6 +18,7 @@ from domus_core.errors import Busy, DomusError, DriverError, NoCapacity
 from sqlite_utils import Migrations
 
 from .connections import ReadConnection, as_domus_error, migrate, open_reader, open_writer, translated
+from .guard import hoisted
 from .schema import MANAGER, STATISTICS
 
 Connection = sqlite3.Connection
@@ -50,10 +51,14 @@ class _Change:
 
 
 class Database:
-    """A SQLite file in WAL mode: any number of readers, one writer; commits are durable unless `durable` is false."""
+    """A SQLite file: any number of readers, one writer; commits are durable unless `durable` is false.
 
-    def __init__(self, path: Path, migrations: Migrations, *, clock: Callable[[], float] = time.time, durable: bool = True) -> None:
+    In WAL mode readers never wait; on a pool file system (`shared`) the file has a rollback journal, and they wait for the writer and it for them.
+    """
+
+    def __init__(self, path: Path, migrations: Migrations, *, clock: Callable[[], float] = time.time, durable: bool = True, shared: bool = False) -> None:
         self.path = Path(path)
+        self._shared = shared
         self._clock = clock
         self._changes: queue.SimpleQueue[Optional[_Change]] = queue.SimpleQueue()
         self._commits = 0
@@ -65,7 +70,7 @@ class Database:
         #: why the latest changes could not be stored: no room, read-only, damaged; None when they were
         self.problem: Optional[DomusError] = None
         with translated(self.path):
-            self._writer = open_writer(self.path, durable)
+            self._writer = open_writer(self.path, durable, shared)
             self._writer.create_function("store_clock", 0, clock)
             try:
                 migrate(self._writer, migrations)
@@ -84,7 +89,7 @@ class Database:
         reader: Optional[ReadConnection] = getattr(self._local, "reader", None)
         if reader is None:
             with translated(self.path):
-                reader = open_reader(self.path)
+                reader = open_reader(self.path, self._shared)
             self._local.reader = reader
             self._readers.add(reader)
         return reader
@@ -205,17 +210,24 @@ class Database:
 
 
 class Store(Database):
-    """The manager's database in `directory`, and the statistics in a file of their own beside it."""
+    """The manager's database in `directory`, and the statistics in a file of their own beside it.
+
+    Where the directory is shared by servers this one is its only user, by `guard`. Raises Busy when it is not.
+    """
 
     def __init__(self, directory: Path | str, clock: Callable[[], float] = time.time) -> None:
         self.directory = Path(directory)
-        with translated(self.directory):
-            self._lock = _shared_lock(self.directory)
         with contextlib.ExitStack() as opened:
+            self.guard = hoisted(self.directory)
+            shared = self.guard is not None
+            if self.guard is not None:
+                opened.callback(self.guard.close)
+            with translated(self.directory):
+                self._lock = _shared_lock(self.directory)
             opened.callback(self._lock.close)
-            super().__init__(self.directory / FILE, MANAGER, clock=clock)
+            super().__init__(self.directory / FILE, MANAGER, clock=clock, shared=shared)
             opened.callback(super().close)
-            self.statistics = Database(self.directory / STATISTICS_FILE, STATISTICS, clock=clock, durable=False)
+            self.statistics = Database(self.directory / STATISTICS_FILE, STATISTICS, clock=clock, durable=False, shared=shared)
             opened.pop_all()
 
     @property
@@ -229,12 +241,14 @@ class Store(Database):
         self.statistics.close()
         super().close()
         self._lock.close()
+        if self.guard is not None:
+            self.guard.close()
 
 
 def _shared_lock(directory: Path) -> IO[str]:
     """A lock that any number of users hold together, and a restore alone."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = open(directory / LOCK, "a", encoding="utf-8")
+    lock = open(directory / LOCK, "a+", encoding="utf-8")  # NFS gives a shared lock to those only who may read
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

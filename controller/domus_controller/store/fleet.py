@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
@@ -11,7 +12,7 @@ from domus_core.model.vm import VmSpec
 from domus_core.planning.capacity import Demand, Need, Server, cpus_to_promise, demand_of, memory_to_promise
 from domus_core.planning.placement import IN_MAINTENANCE
 
-from . import servers
+from . import policies, servers
 from .database import Row, Store
 from .values import from_json
 
@@ -25,7 +26,9 @@ def read_fleet(store: Store, *, with_vms: bool = True) -> list[Server]:
     """All servers; without VMs where nothing is to be placed: that saves reading them."""
     specs, offers = server_specs(store), _offers(store) if with_vms else {}
     vms = _vms(store) if with_vms else {}
-    return [_server(one, specs.get(one["id"]), offers.get(one["id"], frozenset()), vms.get(one["id"], {})) for one in servers.all(store)]
+    spare = policies.spare_servers(store) if with_vms else {}
+    made = [_server(one, specs.get(one["id"]), offers.get(one["id"], frozenset()), vms.get(one["id"], {})) for one in servers.all(store)]
+    return [dataclasses.replace(one, spare_servers=spare[one.pool]) if one.pool in spare else one for one in made]
 
 
 def promised(store: Store, site: str) -> dict[str, list[str]]:
@@ -48,15 +51,17 @@ def _server(item: Mapping[str, Any], spec: Optional[ServerSpec], offers: frozens
         cpus=None if threads is None else cpus_to_promise(int(threads), spec),
         tags=frozenset((spec and spec.tags) or ()),
         cpu_group=cpu_group_of(spec, facts),
-        pool=item.get("pool"),
         offers=offers,
         vms=tuple(vms.values()),
+        pool=str(item["pool"]),
     )
 
 
 def _closed(item: Mapping[str, Any]) -> Optional[str]:
     if item.get("maintenance"):
         return IN_MAINTENANCE
+    if item.get("powered_off"):
+        return "is switched off" if item["state"] == servers.OFF else "is being switched off"
     return None if item["state"] in READY else f"is {item['state']}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from domus_core.errors import NotFound
@@ -17,7 +17,10 @@ UNFINISHED = (QUEUED, RUNNING)
 APPLY = "apply"
 MIGRATE = "migrate"
 EVACUATE = "evacuate"
-KINDS = (APPLY, *VERBS, MIGRATE, EVACUATE)
+BALANCE, POWER_OFF, POWER_ON = "balance", "power_off", "power_on"
+KINDS = (APPLY, *VERBS, MIGRATE, EVACUATE, BALANCE, POWER_OFF, POWER_ON)
+# What other jobs begin as part of theirs; it says so in its options.
+PARTS = (MIGRATE, POWER_OFF, POWER_ON)
 
 
 def create(connection: Connection, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +83,14 @@ def unfinished(store: Store) -> list[dict[str, Any]]:
 
 def moves_of(store: Store, evacuation: str) -> list[dict[str, Any]]:
     """The migrations that an evacuation has begun, the oldest first, each as `details` gives it."""
+    return parts_of(store, evacuation, (MIGRATE,))
+
+
+def parts_of(store: Store, job: str, kinds: Sequence[str] = PARTS) -> list[dict[str, Any]]:
+    """The jobs of these kinds that a job has begun, the oldest first, each as `details` gives it."""
     sql = "SELECT * FROM jobs INDEXED BY jobs_kind WHERE kind = ? AND json_extract(options, '$.evacuation') = ? ORDER BY number"
-    return [_details(row) for row in store.rows(sql, (MIGRATE, evacuation))]
+    rows = [row for kind in kinds for row in store.rows(sql, (kind, job))]
+    return [_details(row) for row in sorted(rows, key=lambda row: int(row["number"]))]
 
 
 def start(store: Store, id: str, process: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:

@@ -186,6 +186,16 @@ def server_pools(database: Database) -> None:
     database.execute("CREATE TABLE server_pools (name TEXT PRIMARY KEY, node_ids TEXT NOT NULL, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID")
 
 
+@MANAGER(name="policies")
+def policies(database: Database) -> None:
+    """Servers that are off on purpose ({at, by, reason, policy}), and what the policies of pools have looked at and will."""
+    database.execute("ALTER TABLE servers ADD COLUMN powered_off TEXT")
+    database.execute(
+        "CREATE TABLE policy_looks (pool TEXT PRIMARY KEY, looked_at REAL, next_at REAL, job_id TEXT, found TEXT, waits TEXT,"
+        " failures INTEGER NOT NULL DEFAULT 0, resting TEXT NOT NULL DEFAULT '{}') STRICT, WITHOUT ROWID"
+    )
+
+
 @STATISTICS(name="first_tables")
 def first_statistics(database: Database) -> None:
     """The latest statistics of each server, and samples at several steps."""

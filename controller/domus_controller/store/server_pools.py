@@ -13,7 +13,7 @@ from domus_core.errors import NotFound
 
 from . import site_objects
 from .database import Row, Store
-from .servers import CONNECTED
+from .servers import CONNECTED, OFF
 from .values import from_json, near_or_known, shown_time
 
 HEALTHY, PROBLEMS, NO_QUORUM, SILENT, NOT_CLUSTERED = STATES = ("healthy", "problems", "no_quorum", "unknown", "not_clustered")
@@ -33,13 +33,14 @@ TOLD = (
 
 @dataclasses.dataclass(frozen=True)
 class Teller:
-    """A server of this manager that told of its pool; `heard`: what it told is how it is now, as far as it knows."""
+    """A server of this manager that told of its pool; `heard`: what it told is how it is now, as far as it knows; `off`: on purpose."""
 
     id: str
     name: str
     heard: bool
     last_seen: Optional[str]
     told: Mapping[str, Any]
+    off: bool = False
 
 
 def all(store: Store) -> list[dict[str, Any]]:
@@ -138,7 +139,7 @@ def tellers(store: Store) -> dict[str, list[Teller]]:
 
 
 def _teller(row: Row) -> Teller:
-    return Teller(row["id"], row["name"], row["state"] in CONNECTED, shown_time(row["last_seen"]), from_json(row["told"]))
+    return Teller(row["id"], row["name"], row["state"] in CONNECTED, shown_time(row["last_seen"]), from_json(row["told"]), row["state"] == OFF)
 
 
 def pool_of(name: str, tellers: Sequence[Teller]) -> dict[str, Any]:
@@ -186,9 +187,10 @@ def _members(tellers: Sequence[Teller], voice: Teller, differences: Mapping[str,
     members = []
     for host in sorted({*known, *states}):
         one = known.get(host)
-        shown: dict[str, Any] = {"member": host, "state": states.get(host), "server": None, "server_id": None, "heard": False, "last_seen": None, "differs": []}
+        shown: dict[str, Any] = {"member": host, "state": states.get(host), "server": None, "server_id": None, "heard": False, "off": False}
+        shown |= {"last_seen": None, "differs": []}
         if one is not None:
-            shown |= {"server": one.name, "server_id": one.id, "heard": one.heard, "last_seen": one.last_seen, "differs": differences[one.name]}
+            shown |= {"server": one.name, "server_id": one.id, "heard": one.heard, "off": one.off, "last_seen": one.last_seen, "differs": differences[one.name]}
         members.append(shown)
     return members
 
@@ -218,7 +220,7 @@ def _silent(tellers: Iterable[Teller]) -> list[dict[str, Any]]:
     return [
         _problem("not_heard", one.name, f"{one.name} is not heard: of it this is what it told last", remedy.format(one.name))
         for one in tellers
-        if not one.heard
+        if not one.heard and not one.off
     ]
 
 

@@ -2,6 +2,7 @@
 
 unknown ──heard──► running ──silent──► disconnected ──silent for long──► offline        heard again: running, from any of them
                    maintenance: running, in the mode of that name                       unknown: silent, and not to be trusted
+    off: silent, and switched off on purpose
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any, Optional
 
 from . import events
 from .database import Connection, Row, Store
-from .servers import CONNECTED, DISCONNECTED, MAINTENANCE, OFFLINE, RUNNING, UNKNOWN, host_uuid, same_hosts
-from .values import as_json
+from .servers import CONNECTED, DISCONNECTED, MAINTENANCE, OFF, OFFLINE, RUNNING, UNKNOWN, host_uuid, same_hosts
+from .values import as_json, from_json
 
 REFUSED = "its reports are refused: they come with a certificate that is not its current one; take it over again: domus server add --replace"
 SILENT = f"state NOT IN ('{RUNNING}', '{MAINTENANCE}')"
-SEVERITY = {RUNNING: "info", DISCONNECTED: "warning", OFFLINE: "error", UNKNOWN: "error"}
+SEVERITY = {RUNNING: "info", OFF: "info", DISCONNECTED: "warning", OFFLINE: "error", UNKNOWN: "error"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Heard:
-    """What is known of a server: the state it was in, when it was heard last (None: never), its mode, whether it is not to be trusted."""
+    """What is known of a server: the state it was in, when it was heard last (None: never), its mode, whether it is not to be trusted, and
+    whether it was switched off on purpose."""
 
     state: str
     last_heard: Optional[float]
     maintenance: bool = False
     distrusted: bool = False
+    powered_off: bool = False
 
 
 def state_of(server: Heard, now: float, listening_since: float, limits: Limits) -> str:
@@ -48,6 +51,8 @@ def state_of(server: Heard, now: float, listening_since: float, limits: Limits) 
     silent = now - max(server.last_heard, listening_since)
     if silent < limits.disconnected:
         return shown_state(server.state, server.maintenance)
+    if server.powered_off:
+        return OFF
     if server.distrusted:
         return UNKNOWN
     return OFFLINE if silent >= limits.offline or server.state == OFFLINE else DISCONNECTED
@@ -85,6 +90,7 @@ def heard(
         _keep_facts(connection, id, at, facts)
     if before["state"] not in CONNECTED:
         silent = None if before["last_seen"] is None else round(max(0.0, at - before["last_seen"]), 1)
+        connection.execute("UPDATE servers SET powered_off = NULL WHERE id = ?", (id,))
         _change(connection, id, shown_state(RUNNING, bool(before["maintenance"])), at)
         _tell(connection, id, RUNNING, at, {"before": before["state"], "silent_seconds": silent})
 
@@ -95,7 +101,7 @@ def judge(store: Store, listening_since: float, limits: Limits) -> dict[str, str
     One that was heard in the future (the clock was set back) counts as heard just now.
     """
     now = store.now()
-    rows = store.rows("SELECT id, state, last_seen, maintenance, distrusted FROM servers")
+    rows = store.rows("SELECT id, state, last_seen, maintenance, distrusted, powered_off FROM servers")
     found = {row["id"]: state_of(_heard(row), now, min(now, listening_since), limits) for row in rows}
     moved = [row for row in rows if found[row["id"]] != row["state"] or (row["last_seen"] or 0.0) > now]
     if moved:
@@ -104,12 +110,12 @@ def judge(store: Store, listening_since: float, limits: Limits) -> dict[str, str
             connection.execute("UPDATE servers SET last_seen = ?1 WHERE last_seen > ?1", (now,))
             for row in moved:
                 # Whoever was heard while this was thought out is not silent.
-                seen = connection.execute("SELECT state, last_seen, diagnosis FROM servers WHERE id = ?", (row["id"],)).fetchone()
+                seen = connection.execute("SELECT state, last_seen, diagnosis, powered_off FROM servers WHERE id = ?", (row["id"],)).fetchone()
                 state = found[row["id"]]
                 if seen is None or (seen["state"], seen["last_seen"]) != (row["state"], row["last_seen"]) or state == row["state"]:
                     continue
                 _change(connection, row["id"], state, now)
-                _tell(connection, row["id"], state, now, {"before": row["state"], **({"problem": seen["diagnosis"]} if seen["diagnosis"] else {})})
+                _tell(connection, row["id"], state, now, {"before": row["state"], **_told(seen, state)})
 
         store.write(change)
     return found
@@ -150,8 +156,24 @@ def set_maintenance(store: Store, id: str, enabled: bool, reason: str, by: str) 
     store.write(change)
 
 
+def set_powered_off(store: Store, id: str, mark: Optional[Mapping[str, Any]]) -> None:
+    """A server is switched off on purpose: {by, reason, policy}; its silence is no alarm then, and nothing is placed on it. None: it is not.
+
+    It is over by itself when the server is heard after it has been silent.
+    """
+    text = None if mark is None else as_json({"at": store.now(), **mark})
+    store.write(lambda connection: connection.execute("UPDATE servers SET powered_off = ? WHERE id = ?", (text, id)).rowcount)
+
+
+def _told(seen: Row, state: str) -> dict[str, Any]:
+    """What the event of a server that fell silent says beside its states."""
+    if state == OFF:
+        return {name: value for name, value in from_json(seen["powered_off"] or "{}").items() if name != "at"}
+    return {"problem": seen["diagnosis"]} if seen["diagnosis"] else {}
+
+
 def _heard(row: Row) -> Heard:
-    return Heard(row["state"], row["last_seen"], bool(row["maintenance"]), bool(row["distrusted"]))
+    return Heard(row["state"], row["last_seen"], bool(row["maintenance"]), bool(row["distrusted"]), row["powered_off"] is not None)
 
 
 def _keep_facts(connection: Connection, id: str, at: float, facts: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from .database import Connection, Row, Store
 from .values import Page, as_json, checked_filters, checked_limit, decode_cursor, from_json, near_or_known, page_of, shown_time
 
 NAME_REMEDY = "Choose another name; if it is that server, reinstalled: domus server add --replace"
-RUNNING, DISCONNECTED, OFFLINE, MAINTENANCE, UNKNOWN = STATES = ("running", "disconnected", "offline", "maintenance", "unknown")
+RUNNING, DISCONNECTED, OFFLINE, MAINTENANCE, UNKNOWN, OFF = STATES = ("running", "disconnected", "offline", "maintenance", "unknown", "off")
 # What the manager hears from; of the others it knows what they told last.
 CONNECTED = frozenset({RUNNING, MAINTENANCE})
 SAME_UUID_REMEDY = "libvirt moves no VM between them; give each its own host_uuid in /etc/libvirt/libvirtd.conf (uuidgen), and restart libvirtd"
@@ -172,8 +172,15 @@ def _item(row: Row) -> dict[str, Any]:
     item = {name: row[name] for name in ("id", "name", "address", "port", "state", "version", "libvirt", "problem", "vms", "maintenance_reason")}
     item |= {"last_seen": shown_time(row["last_seen"]), "state_since": shown_time(row["state_since"]), "maintenance": bool(row["maintenance"])}
     item |= {"tags": sorted(set(from_json(row["tags"]))), "behind": is_older(row["version"], VERSION), "facts": from_json(row["told_facts"])}
+    item["powered_off"] = powered_off(row)
     ends = {"certificate_ends_at": shown_time(row["ends_at"]), "libvirt_certificate_ends_at": shown_time(row["libvirt_ends_at"])}
     return {**item, **ends, "pool": row["pool"] or "default", "revoked": row["serial"] is None, "problems": _problems(row)}
+
+
+def powered_off(row: Row) -> Optional[dict[str, Any]]:
+    """Since when, by whom and why a server is off on purpose, or on its way there; None: it is not."""
+    mark = from_json(row["powered_off"]) if row["powered_off"] else None
+    return None if mark is None else {**mark, "at": shown_time(mark["at"])}
 
 
 def _problems(row: Row) -> list[str]:

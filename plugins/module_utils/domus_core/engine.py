@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 @dataclasses.dataclass
 class ObjectResult:
-    """What happened, or would happen, to one object."""
+    """What happened, or would happen, to one object; `note` is what whoever asked should know of it besides."""
 
     kind: str
     key: str
@@ -40,6 +40,7 @@ class ObjectResult:
     restart_required: tuple[str, ...] = ()
     error: Optional[DomusError] = None
     found: Optional[Found] = None
+    note: str = ""
 
     @property
     def changed(self) -> bool:
@@ -56,6 +57,8 @@ class ObjectResult:
         data: dict[str, Any] = {"kind": self.kind, "name": self.key, "changed": self.changed, "actions": [step.action for step in self.steps]}
         data["changes"] = [change.as_dict() for change in self.changes]
         data["restart_required"] = list(self.restart_required)
+        if self.note:
+            data["note"] = self.note
         if self.error is not None:
             data["error"] = self.error.as_dict()
         if self.found is not None:

@@ -31,9 +31,10 @@ LONGEST_SHOWN = 80
 
 
 class DomusError(Exception):
-    """Base of all: `message` is for people, `code` for programs, the rest says where."""
+    """Base of all: `message` is for people, `code` for programs, the rest says where; `server` is its name where there are several."""
 
     code = "error"
+    server = ""
 
     def __init__(
         self,
@@ -58,13 +59,19 @@ class DomusError(Exception):
             self.field = f"{field}{'' if self.field[:1] in ('', '[') else '.'}{self.field}"
         return self
 
+    def on(self, server: str) -> DomusError:
+        """Return this error, told on which server it happened."""
+        self.server = self.server or server
+        return self
+
     def as_dict(self) -> dict[str, Any]:
         """The error as plain data, for a result, an HTTP problem document or a log."""
-        told = {"object": self.object, "field": self.field, "value": shorten(self.value), "remedy": self.remedy}
+        told = {"object": self.object, "field": self.field, "value": shorten(self.value), "remedy": self.remedy, "server": self.server}
         return {"code": self.code, "message": self.message, **{k: v for k, v in told.items() if v not in ("", None)}}
 
     def __str__(self) -> str:
-        where = " ".join(part for part in (self.object, self.field) if part)
+        named = not self.server or f"server {self.server}" in self.object
+        where = " ".join(part for part in (self.object, self.field, "" if named else f"on server {self.server}") if part)
         text = f"{where}: {self.message}" if where else self.message
         if self.value is not None:
             text += f" (value: {shorten(self.value)!r})"
@@ -171,6 +178,12 @@ class Refused(DomusError):
         more = f"\n- and {len(errors) - 20} more" if len(errors) > 20 else ""
         super().__init__(f"refused, nothing was touched:\n{lines}{more}" if len(errors) > 1 else str(errors[0]))
 
+    def on(self, server: str) -> DomusError:
+        """Return this error, told on which server all of them happened."""
+        for error in self.errors:
+            error.on(server)
+        return Refused(self.errors)
+
     def as_dict(self) -> dict[str, Any]:
         """The first error, and all of them under `errors`."""
         return {**self.errors[0].as_dict(), "errors": [error.as_dict() for error in self.errors[:100]]}
@@ -186,7 +199,13 @@ def error_from_dict(data: Mapping[str, Any]) -> DomusError:
         return Refused([error_from_dict({**one, "errors": None}) for one in several])
     kind = BY_CODE.get(str(data.get("code")), DriverError)
     texts = {name: str(data.get(name) or "") for name in ("object", "field", "remedy")}
-    return kind(str(data.get("message") or "failed without a message"), value=data.get("value"), **texts)
+    return kind(str(data.get("message") or "failed without a message"), value=data.get("value"), **texts).on(str(data.get("server") or ""))
+
+
+def told_on(error: Mapping[str, Any], server: str) -> dict[str, Any]:
+    """An error as plain data, told on which server it happened."""
+    told = {**error, "server": error.get("server") or server}
+    return {**told, "errors": [told_on(one, server) for one in error["errors"]]} if error.get("errors") else told
 
 
 class _ShallowRepr(reprlib.Repr):

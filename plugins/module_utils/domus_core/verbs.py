@@ -1,4 +1,8 @@
-"""Verbs: change the run state of one VM, at once, and write down that it is wanted so."""
+"""Verbs: change the run state of one VM, at once, and write down that it is wanted so.
+
+A verb is somebody's explicit wish, so it is done to a VM that Domus does not manage as well; in such a one nothing is written, and the answer
+says so.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from .planning.run_states import TRANSITIONS, run_state_recorded, to_be_recorded
 from .planning.steps import KILL, UPDATE, Change, Step, step
 
 LONGEST_TIMEOUT = 86400
+NOT_MANAGED = "is not managed by Domus: nothing is written down of this; to have it managed, apply what domus adopt writes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +118,7 @@ def carry_out_verb(
     name = _required(driver, vm).spec.name
     with cancellable(cancelled), driver.locked([("vm", name)], [], patience=patience):
         found = _required(driver, name)
-        result = ObjectResult("vm", name, plan_verb(found, wanted, force=force, timeout=timeout))
+        result = ObjectResult("vm", name, plan_verb(found, wanted, force=force, timeout=timeout), note="" if found.state.managed else NOT_MANAGED)
         take_steps(result, driver, site, progress, cancelled)
     # a guest that starts has no address yet, and asking for one takes longer than all the rest
     measure(result, driver, addresses=found.state.state != "stopped")

@@ -10,7 +10,7 @@ import time
 
 from . import image
 from .commands import LabError
-from .lab import Lab, lab_name
+from .lab import Lab, hint, lab_name
 
 
 def main() -> int:
@@ -76,7 +76,7 @@ def _up(lab: Lab, count: int, machine: bool) -> None:
     hosts = [lab.host(name) if name in known else lab.add(name, kind=kind) for name in names]
     lab.boot(*(host for host in hosts if not host.is_running))
     _list(lab)
-    print(f"hosts: up after {time.monotonic() - begun:.0f} s. Log in: make hosts-shell HOST={names[0]}; end: make hosts-down")
+    print(f"hosts: up after {time.monotonic() - begun:.0f} s. {hint(lab.name, names[0])}")
 
 
 def _list(lab: Lab) -> None:

@@ -29,11 +29,20 @@ KINDS: dict[str, type[Host]] = {"container": Container, "machine": Machine}
 
 def lab_name(purpose: str | None = None) -> str:
     """The lab of this checkout, unless LAB names another; those for a purpose stand beside it."""
-    name = os.environ.get("LAB")
-    if not name:
-        place = str(image.CHECKOUT)
-        name = f"{re.sub(r'[^a-z0-9]+', '-', image.CHECKOUT.name.lower()).strip('-')[:8].strip('-')}-{hashlib.sha256(place.encode()).hexdigest()[:4]}"
+    name = os.environ.get("LAB") or own_name()
     return f"{name}-{purpose.replace('_', '-')}" if purpose else name
+
+
+def own_name() -> str:
+    """The lab that commands mean here when nobody names one."""
+    place = str(image.CHECKOUT)
+    return f"{re.sub(r'[^a-z0-9]+', '-', image.CHECKOUT.name.lower()).strip('-')[:8].strip('-')}-{hashlib.sha256(place.encode()).hexdigest()[:4]}"
+
+
+def hint(lab: str, host: str) -> str:
+    """What to type next for a lab; one that has another name than this checkout's must be named each time."""
+    named = "" if lab == own_name() else f" LAB={lab}"
+    return f"Log in: make hosts-shell HOST={host}{named}; end: make hosts-down{named}"
 
 
 class Lab:

@@ -94,6 +94,7 @@ class PowerService:
             if action in ("off", "reboot"):
                 host.power_off()
             if action in ("on", "reboot") and not host.is_running:
+                host.power_off()  # what is left of one that has switched itself off
                 host.start()
             self.done.append((action, plug))
         return {"state": _state(host)}

@@ -19,7 +19,7 @@ from domus_core import owner
 from domus_core.errors import Unreachable
 from domus_core.libvirt_driver.connection import connect
 from domus_core.model.kinds import BY_NAME
-from domus_core.verbs import VERBS
+from domus_core.verbs import NOT_MANAGED, VERBS
 
 DOCUMENT = {"site": "paris", "vms": [{"name": "a", "memory": "64MiB", "state": "running"}]}
 
@@ -106,12 +106,13 @@ def test_list_shows_vms_for_people(server: Server) -> None:
 
 
 def test_verbs_are_idempotent_and_one_failure_stops_no_other(server: Server) -> None:
-    assert server.json("stop", "test") == [{"name": "test", "changed": True, "state": "stopped"}]
+    assert server.json("stop", "test") == [{"name": "test", "changed": True, "state": "stopped", "note": NOT_MANAGED}]
     code, output, errors = server.run("stop", "nope", "test", "-o", "json")
     assert code == 1 and json.loads(errors)["code"] == "not_found"
     assert json.loads(output)[0]["state"] == "stopped"
     assert server.json("start", "test")[0]["state"] == "running"
-    assert server.json("start", "test") == [{"name": "test", "changed": False, "state": "running"}]
+    assert server.json("start", "test") == [{"name": "test", "changed": False, "state": "running", "note": NOT_MANAGED}]
+    assert server.run("start", "test")[2] == f"vm test {NOT_MANAGED}\n"
 
 
 def test_plan_apply_and_nothing_left(server: Server) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from domus_agent.libvirt_events import _DOMAIN_EVENTS, BACK, LOST, LibvirtEvents, Seen
+from domus_agent.libvirt_events import _DOMAIN_EVENTS, BACK, LOST, RESIZED, LibvirtEvents, Seen
 from domus_core.libvirt_driver.connection import connect
 
 PATIENCE = 20
@@ -89,6 +89,7 @@ def test_a_networks_life(listening: queue.Queue[Seen], connection: Any) -> None:
         ("DEVICE_REMOVED", ("net1",), "vm.changed", "info", {"reason": "device removed", "device": "net1"}),
         ("AGENT_LIFECYCLE", (1, 2), "vm.guest_agent", "info", {"state": "connected"}),
         ("METADATA_CHANGE", (2, "urn:x"), "vm.changed", "info", {"reason": "metadata element"}),
+        ("BALLOON_CHANGE", (1 << 20,), RESIZED, "info", {}),
     ],
 )
 def test_what_the_test_driver_can_not_show(event: str, details: tuple[Any, ...], kind: str, severity: str, data: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from domus_agent import forced_changes, observer
 from domus_agent.addresses import AddressBook
 from domus_agent.config import AgentConfig
 from domus_agent.domain_states import Domain, differences
-from domus_agent.libvirt_events import Seen
+from domus_agent.libvirt_events import RESIZED, Seen
 from domus_agent.observer import OBJECTS_AT_ONCE, UNTOLD_FACTS, Observer
 from domus_agent.store import AgentStore
 from domus_core import description
@@ -120,6 +120,20 @@ def test_the_event_comes_first_and_then_the_object(watched: Watched) -> None:
     assert (event["type"], event["kind"], event["severity"], event["data"]) == ("event", "vm.stopped", "info", {"reason": "destroyed"})
     assert event["object"] == {"kind": "vm", "key": "test", "id": domain.UUIDString()}
     assert (changed["type"], changed["id"], changed["description"]["state"]) == ("object", domain.UUIDString(), "stopped")
+
+
+def test_a_vm_that_was_resized_is_looked_at_and_no_event_is_told(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observer, "RESIZED_SECONDS", 0.1)
+    domain = watched.connection.lookupByName("test")
+    looks: list[str] = []
+    describe = watched.observer._description
+    monkeypatch.setattr(watched.observer, "_description", lambda driver, target: looks.append(target[1]) or describe(driver, target))
+    watched.observer.resized([domain.UUIDString(), "unknown"])
+    wait_for(lambda: looks == ["test"])
+    for dummy in range(10):
+        watched.observer._seen.put(Seen(RESIZED, object_kind="vm", name="test", uuid=domain.UUIDString()))
+    wait_for(lambda: looks == ["test", "test"])
+    assert watched.records() == [], "nothing of it is new, and steps of a balloon are no events"
 
 
 def test_an_object_that_is_gone_is_told_as_gone(watched: Watched) -> None:

@@ -261,3 +261,21 @@ def test_two_that_start_at_once_make_one_identity(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for dummy in range(6)]
     assert len({one.communicate(timeout=60)[0] for one in running}) == 1
     assert all(one.returncode == 0 for one in running)
+
+
+def test_two_authorities_are_believed_if_ours_is_one_of_them(bench: Bench) -> None:
+    bench.own.take_over(**bench.papers())
+    other, stranger = SmallAuthority("servers"), SmallAuthority("servers")
+    for wrong in (other.pem, other.pem + stranger.pem, "no certificate", ""):
+        with pytest.raises(InvalidSpec):
+            bench.own.believe(wrong)
+    assert bench.file("authority.pem").read_text() == bench.authority.pem
+    before, both = bench.own.context, bench.authority.pem + other.pem
+    assert bench.own.believe(both) == {"changed": True} and bench.own.context is not before
+    assert bench.own.believe(both) == {"changed": False}
+    assert bench.again().context.cert_store_stats()["x509_ca"] == 2, "a restarted agent believes both, too"
+    renewed = other.sign(bench.own.renewal_request(), f"urn:domus:server:{bench.own.server_id}")
+    bench.own.renew(renewed)
+    assert bench.own.believe(other.pem) == {"changed": True}, "the one before may go then"
+    with pytest.raises(InvalidSpec):
+        bench.own.renew(bench.authority.sign(bench.own.renewal_request(), f"urn:domus:server:{bench.own.server_id}"))

@@ -50,6 +50,14 @@ def watched(tmp_path: Path) -> Watched:
     return Watched(tmp_path)
 
 
+def test_a_server_that_is_about_to_be_off_tells_nothing_of_its_leaving(watched: Watched) -> None:
+    assert watched.look() == []
+    watched.watch.is_ending = lambda: True
+    assert watched.look(silence="Pacemaker does not run") == []
+    watched.watch.is_ending = lambda: False
+    assert watched.look(silence="Pacemaker does not run") == ["pool.pool_not_told"]
+
+
 def test_each_problem_is_told_once_and_again_when_it_comes_back_after_long(watched: Watched) -> None:
     assert watched.look() == []
     assert watched.look(DEVICE, ACTION) == ["pool.fence_device_failed", "pool.action_failed"]

@@ -94,3 +94,27 @@ def test_the_kernels_counters_are_told_of_real_disks_and_cards_only(tmp_path: Pa
     assert told["net"] == {"eth0": {"received": 100, "sent": 200}}
     assert told["disks"] == {"sda": {"read": 5120, "written": 10240}}
     assert host_figures(str(tmp_path / "nowhere"))["cpu_ticks"] is None
+
+
+def test_who_has_other_vcpus_or_memory_than_before_is_told(tmp_path: Path) -> None:
+    class Told(Statistics):
+        rounds: list[dict[str, tuple[Any, Any]] | None] = []
+
+        def _vms(self) -> dict[str, Any] | None:
+            found = self.rounds.pop(0)
+            return None if found is None else {uuid: {"vcpus": vcpus, "memory": memory} for uuid, (vcpus, memory) in found.items()}
+
+    heard: list[list[str]] = []
+    told = Told("test:///default", str(tmp_path))
+    told.resized = lambda uuids: heard.append(sorted(uuids))
+    told.rounds = [
+        {"a": (1, 10), "b": (1, 10)},
+        {"a": (2, 10), "b": (1, 10), "new": (4, 10)},
+        {"a": (None, None), "b": (1, 9)},
+        None,
+        {"a": (2, 10), "b": (1, 9)},
+        {"a": (1, 10)},
+    ]
+    while told.rounds:
+        told.collect()
+    assert heard == [["a", "b"], ["a", "new"], ["b"], ["a"]], "what is not told is what it was"

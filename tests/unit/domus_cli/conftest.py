@@ -66,8 +66,8 @@ class FakeManager:
     def pages(self, path: str, **filters: Any) -> Iterator[dict[str, Any]]:
         yield from self._answer("GET", path, None, filters)["items"]
 
-    def stream(self, path: str, last_event_id: str | None = None) -> Iterator[tuple[str | None, str, str]]:
-        self.asked.append(("STREAM", path, None, {"last_event_id": last_event_id}))
+    def stream(self, path: str, last_event_id: str | None = None, **query: Any) -> Iterator[tuple[str | None, str, str]]:
+        self.asked.append(("STREAM", path, None, {"last_event_id": last_event_id, **{name: value for name, value in query.items() if value is not None}}))
         yield from self.events
 
 

@@ -214,6 +214,12 @@ def test_a_broken_stream_is_taken_up_where_it_broke(manager: FakeManager, domus:
     assert [asked[3]["last_event_id"] for asked in manager.asked if asked[0] == "STREAM"] == [None, "7"]
 
 
+def test_what_should_be_known_of_a_vm_besides_is_said(manager: FakeManager, domus: Domus) -> None:
+    done = {"kind": "vm", "name": "old", "changed": True, "actions": ["start"], "changes": [], "note": "is not managed by Domus"}
+    manager.answers["POST", "/api/v1/vms/old/start"] = ended(result={"objects": [done]})
+    assert "vm old is not managed by Domus" in domus("vm", "start", "old").out
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_job_that_did_not_succeed_is_a_failure(manager: FakeManager, domus: Domus, state: str) -> None:
     error = {"code": "conflict", "message": "is in use", "object": "vm web1", "remedy": "Stop it"}
@@ -244,6 +250,8 @@ def test_adopting_prints_a_document(manager: FakeManager, domus: Domus) -> None:
     assert yaml.safe_load(said.out) == answer["document"]
     assert "vm old: devices/sound" in said.out
     assert manager.asked[0][2] == {"vms": ["old"], "site": "demo"}
+    domus("adopt", "--server", "s1")
+    assert manager.asked[1][2] == {"vms": None, "site": None}, "the manager knows its site"
 
 
 def test_a_server_is_shown_with_its_facts_and_its_agents_problem(manager: FakeManager, domus: Domus) -> None:
@@ -279,6 +287,20 @@ def test_a_server_is_taken_out_of_use_and_back(manager: FakeManager, domus: Domu
     assert domus("server", "maintenance", "s1", "off", "--evacuate").code == 64
 
 
+def test_who_takes_a_server_out_of_use_sees_first_what_moves_and_what_stays(manager: FakeManager, domus: Domus) -> None:
+    move = {"vm": "web1", "server": "s2", "possible": True, "reason": "least full", "errors": []}
+    stays = {"vm": "db1", "reason": "is suspended: what it saved lies on this server"}
+    manager.answers["POST", "/api/v1/servers/s1/evacuate?check=true"] = {"server": "s1", "possible": True, "moves": [move], "staying": [stays]}
+    manager.answers["PUT", "/api/v1/servers/s1/maintenance"] = {"name": "s1", "maintenance": True}
+    words = ("server", "maintenance", "s1", "on", "--evacuate", "--copy-storage", "--stopped")
+    out = domus(*words).out
+    assert out.index("least full") < out.index("vm db1 stays: is suspended") < out.index("s1 is in maintenance")
+    chosen = {"copy_storage": True, "stopped": True}
+    assert [asked[2] for asked in manager.asked] == [chosen, {"enabled": True, "evacuate": True, "reason": None, **chosen}]
+    assert domus("server", "maintenance", "s1", "on", "--copy-storage").code == 64
+    assert "vm db1 stays" in domus("server", "evacuate", "s1", "--check", "--stopped").out and manager.asked[-1][2] == {"stopped": True}
+
+
 def test_a_server_is_added_with_a_secret_from_a_file(manager: FakeManager, domus: Domus, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("aa:bb\n")
     manager.answers["POST", "/api/v1/servers"] = {"id": "x", "name": "s1", "state": "unknown"}
@@ -290,6 +312,8 @@ def test_events_are_watched(manager: FakeManager, domus: Domus) -> None:
     event = {"at": "2026-11-22T10:00:00Z", "severity": "info", "kind": "vm.started", "server": "s1", "object": {"kind": "vm", "key": "web1"}}
     manager.events = [("1", "event", json.dumps(event))]
     assert "vm.started  s1  vm web1" in domus("event", "watch").out
+    domus("event", "watch", "--kind", "vm.*", "--object", "web1")
+    assert manager.asked[-1][3] == {"last_event_id": None, "kind": "vm.*", "object": "web1"}
 
 
 @pytest.mark.parametrize(("error", "code"), [(Conflict("no"), 1), (Unreachable("away"), 3), (Unauthorized("who"), 3)])
@@ -349,6 +373,39 @@ def test_an_even_site_needs_nothing(manager: FakeManager, domus: Domus) -> None:
     assert domus("server", "balance", "-o", "json").json()["pools"][0]["moves"] == []
 
 
+def test_a_plan_is_carried_out_in_each_pool_that_has_something_to_do(manager: FakeManager, domus: Domus) -> None:
+    move = {"vm": "web1", "id": "1", "source": "s1", "server": "s2", "server_id": "2", "reason": "memory: 90%"}
+    pools = [{**POOL, "moves": [move]}, {**POOL, "pool": "even", "moves": []}]
+    manager.answers["GET", "/api/v1/balance"] = {"mode": "drs", "pools": pools}
+    entry = {"kind": "vm", "name": "web1", "server": "s2", "changed": True, "actions": ["migrate"], "note": "memory: 90%"}
+    manager.answers["POST", "/api/v1/server-pools/default/balance"] = ended(kind="balance", result={"objects": [entry]})
+    said = domus("server", "balance", "--most-moves", "1", "--run")
+    assert said.code == 0 and "vm web1 on s2" in said.out and "memory: 90%" in said.out
+    assert manager.asked[1:] == [("POST", "/api/v1/server-pools/default/balance", {"mode": "drs", "most_moves": 1}, {})]
+
+
+def test_a_pools_own_policy_is_shown_and_carried_out_on_request(manager: FakeManager, domus: Domus) -> None:
+    manager.answers["POST", "/api/v1/server-pools/rack1/balance?check=true"] = {"mode": "drs", "pools": [{**POOL, "pool": "rack1", "moves": []}]}
+    assert "Nothing is to be done." in domus("pool", "balance", "rack1").out
+    manager.answers["POST", "/api/v1/server-pools/rack1/balance"] = {"mode": "dpm", "pools": [{**POOL, "pool": "rack1", "moves": []}]}
+    said = domus("pool", "balance", "rack1", "--mode", "dpm", "--run")
+    assert said.code == 0 and "Nothing is to be done." in said.out
+    assert [one[2] for one in manager.asked] == [{}, {"mode": "dpm"}]
+    manager.answers["POST", "/api/v1/server-pools/rack1/balance"] = ended(kind="balance", state="failed", error={"code": "conflict", "message": "no room"})
+    assert domus("pool", "balance", "rack1", "--run").code == 1
+
+
+def test_a_server_is_switched_off_and_on(manager: FakeManager, domus: Domus) -> None:
+    entry = {"kind": "server", "name": "s1", "server": "s1", "changed": True, "actions": ["power off"]}
+    manager.answers["POST", "/api/v1/servers/s1/power-off"] = ended(kind="power_off", result={"objects": [entry]})
+    said = domus("server", "power-off", "s1", "--yes", "--reason", "new memory")
+    assert said.code == 0 and "server s1 on s1: changed (power off)" in said.out and manager.asked[0][3] == {"reason": "new memory"}
+    assert domus("server", "power-off", "s1").code != 0, "it is asked first"
+    manager.answers["POST", "/api/v1/servers/s1/power-on"] = ended(kind="power_on", state="failed", error={"code": "unreachable", "message": "no route"})
+    said = domus("server", "power-on", "s1")
+    assert said.code == 1 and "no route" in said.out
+
+
 def test_what_if_a_server_dies(manager: FakeManager, domus: Domus) -> None:
     moves = [{"vm": "web1", "server": "s2", "possible": True, "reason": "least full", "errors": []}]
     manager.answers["GET", "/api/v1/servers/s1/loss"] = {"server": "s1", "possible": True, "moves": moves}
@@ -359,3 +416,12 @@ def test_what_if_a_server_dies(manager: FakeManager, domus: Domus) -> None:
     manager.answers["GET", "/api/v1/servers/s1/loss"] = {"server": "s1", "possible": False, "moves": moves}
     said = domus("server", "what-if", "s1")
     assert said.code == 1 and "no server can take it" in said.out
+
+
+def test_a_flag_of_one_document_is_no_column(manager: FakeManager, domus: Domus) -> None:
+    found = {"name": "main", "count": 2, "states": {"available": 2}, "spec": {"name": "main", "path": "/srv/main"}}
+    manager.answers["GET", "/api/v1/site/repositories"] = {"items": [found]}
+    manager.answers["GET", "/api/v1/repositories"] = {"items": [{**found, "server": "s1", "state": "available"}]}
+    for words in (("repository", "list"), ("repository", "list", "--server", "s1")):
+        heading = domus(*words).out.splitlines()[0]
+        assert "PATH" in heading and "UNMOUNT" not in heading

@@ -51,6 +51,25 @@ def test_a_pool_without_a_cluster_is_listed_and_shown(manager: FakeManager, domu
     assert "srv1" in domus("pool", "show", "lab").out
 
 
+def test_the_policy_of_a_pool_is_shown_with_its_looks(manager: FakeManager, domus: Domus) -> None:
+    move = {"vm": "web", "server": "srv2", "reason": "memory: 90%"}
+    found = {"moves": [move], "switches": [], "waiting": None, "job": "j7"}
+    policy = {"spec": {"mode": "drs", "spare_servers": 1}, "on": True, "failures": 2, "waits": "server srv2 is offline", "found": found}
+    policy |= {"looked_at": "2026-01-01T00:00:00Z", "next_at": "2026-01-01T00:10:00Z"}
+    manager.answers["GET", "/api/v1/server-pools/pool1"] = {**POOL, "policy": policy}
+    said = domus("pool", "show", "pool1").out
+    for text in (
+        "drs, every 10 minutes; room for the loss of 1 servers; backs off after 2 failed jobs",
+        "web to srv2: memory: 90%",
+        "job j7",
+        "srv2 is offline",
+    ):
+        assert text in said
+    policy.update(spec={}, on=False, failures=0, found={"moves": [], "switches": [], "waiting": "2 servers are to stay on"})
+    said = domus("pool", "show", "pool1").out
+    assert "off: it does nothing by itself" in said and "nothing to do: 2 servers are to stay on" in said
+
+
 def test_a_pool_is_shown_with_what_is_wrong_and_what_to_do(manager: FakeManager, domus: Domus) -> None:
     manager.answers["GET", "/api/v1/server-pools/pool1"] = POOL
     said = domus("pool", "show", "pool1").out

@@ -8,6 +8,7 @@ import os
 import pwd
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from domus_controller.deployment import nginx_command
 from domus_controller.security import passwords
 from domus_controller.store import servers, tokens, users
 from domus_controller.store.database import Store
+from domus_controller.store.guard import Guard
 
 from tests.support.stack import install
 
@@ -271,3 +273,25 @@ def _manager_id(machine: Machine) -> str:
         return store.manager_id
     finally:
         store.close()
+
+
+def test_a_shared_manager_is_one_servers_at_a_time(machine: Machine) -> None:
+    machine.run("init", "--shared")
+    assert (machine.directory / "state" / "guard").stat().st_mode & 0o777 == 0o600
+    machine.run("token", "create", "ours")
+    other = Guard(machine.directory / "state", 4711)
+    try:
+        for command in (("token", "create", "theirs"), ("status",), ("backup", str(machine.directory / "copy.db")), ("init",)):
+            assert "another server has it in use" in machine.run(*command, expected=1)
+    finally:
+        other.close()
+    machine.run("token", "create", "ours again")
+
+
+def test_a_shared_manager_waits_for_the_flag_of_a_dead_server(machine: Machine) -> None:
+    machine.run("init", "--shared")
+    other = Guard(machine.directory / "state", 4711)
+    timer = threading.Timer(0.3, other.close)
+    timer.start()
+    machine.run("nginx-conf")
+    timer.join()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from domus_core import errors
-from domus_core.errors import Conflict, DomusError, InvalidSpec, Refused, printable, shorten
+from domus_core.errors import Conflict, DomusError, InvalidSpec, NotFound, Refused, error_from_dict, printable, shorten, told_on
 
 
 def exploding(depth: int) -> Any:
@@ -106,3 +106,14 @@ def test_an_error_is_made_again_of_its_data() -> None:
     several = Refused([error, InvalidSpec("is wrong")])
     assert errors.error_from_dict(several.as_dict()).as_dict() == several.as_dict()
     assert errors.error_from_dict({"code": "conflict", "errors": ["x"]}).code == "conflict"
+
+
+def test_an_error_of_one_of_many_servers_names_it() -> None:
+    error = Conflict("is in use", object="vm web1", field="memory").on("srv2")
+    assert str(error) == "vm web1 memory on server srv2: is in use" and str(error.on("srv3")) == str(error), "who is nearest knows best"
+    assert str(error_from_dict(error.as_dict())) == str(error) and error.as_dict()["server"] == "srv2"
+    assert str(Conflict("is down", object="server srv2").on("srv2")) == "server srv2: is down"
+    both = Refused([Conflict("a", object="vm web1"), NotFound("b", object="vm web2")]).on("srv2")
+    assert "vm web1 on server srv2: a" in str(both) and "vm web2 on server srv2: b" in str(both)
+    assert [one["server"] for one in told_on(Refused([Conflict("a"), Conflict("b")]).as_dict(), "srv1")["errors"]] == ["srv1", "srv1"]
+    assert "server" not in Conflict("x").as_dict()

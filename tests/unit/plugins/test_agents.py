@@ -128,7 +128,7 @@ def test_one_agent_that_is_gone_does_not_stop_the_others(job: Job, monkeypatch: 
     outcomes, dummy = job.run()
     assert outcomes["a"]["state"] == "unreachable" and outcomes["a"]["error"]["code"] == "unreachable"
     assert outcomes["b"]["state"] == "succeeded"
-    told = agents.summary(outcomes)
+    told = agents.summary(outcomes, {})
     assert told["servers"] == {"unreachable": 1, "succeeded": 1} and "server name-a" in told["msg"]
 
 
@@ -154,12 +154,17 @@ def test_what_an_agent_refuses_and_what_nobody_foresaw_are_told(job: Job) -> Non
 def test_the_summary_is_small_and_fails_when_something_has_failed() -> None:
     errors = tuple({"code": "conflict", "message": f"wrong {number}", "object": "vm web1"} for number in range(100))
     outcomes = {"a": status("failed", errors=errors), "b": status("cancelled"), "c": status("succeeded", changed=False)}
-    told = agents.summary(outcomes)
+    told = agents.summary(outcomes, {"a": "name-a"})
     assert told["changed"] is True and told["servers"] == {"failed": 1, "cancelled": 1, "succeeded": 1}
-    assert told["error"]["message"] == "wrong 0" and "and 80 more" in told["msg"] and len(json.dumps(told)) < 3000
-    good = agents.summary({"c": outcomes["c"]})
+    assert (
+        told["error"]["message"] == "wrong 0"
+        and "vm web1 on server name-a: wrong 0" in told["msg"]
+        and "and 80 more" in told["msg"]
+        and len(json.dumps(told)) < 3000
+    )
+    good = agents.summary({"c": outcomes["c"]}, {})
     assert good["changed"] is False and "msg" not in good
-    assert "msg" in agents.summary({"b": outcomes["b"]})
+    assert "msg" in agents.summary({"b": outcomes["b"]}, {})
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"servers": {"a": {}}}'])
@@ -187,7 +192,7 @@ def test_the_playbook_of_the_jobs_writes_the_result_and_tells_little(job: Job, t
     }
     command = [str(BIN / "ansible-playbook"), "domus.virt.apply", "-vvv", "-i", "hosts"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2 and "name-a: create vm web1" in done.stdout and "vm web1: is in use" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 2 and "name-a: create vm web1" in done.stdout and "vm web1 on server name-b: is in use" in done.stdout, done.stdout + done.stderr
     assert SECRET not in done.stdout + done.stderr and "Traceback" not in done.stdout + done.stderr
     result = tmp_path / "result.json"
     assert result.stat().st_mode & 0o777 == 0o600 and list(tmp_path.glob("tmp*")) == []

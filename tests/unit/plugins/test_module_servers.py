@@ -134,6 +134,16 @@ def test_an_evacuation_is_foreseen_and_refused_before_anything_moves(do: Any) ->
     assert caught.value.object == "vm web1" and manager.requests == []
 
 
+def test_what_moves_and_how_is_told_to_the_manager(do: Any) -> None:
+    manager = Manager(SRV1, web1="stopped")
+    assert do("server_maintenance", manager, evacuate=True, copy_storage=True, stopped=True)["changed"] is True
+    assert manager.requests[-1][2] == {"enabled": True, "evacuate": True, "copy_storage": True, "stopped": True}
+    assert do("server_maintenance", manager, evacuate=True, stopped=True)["changed"] is False
+    manager.vms = {"web2": "stopped"}
+    assert do("server_maintenance", manager, evacuate=True)["changed"] is False, "stopped ones stay unless they are asked for"
+    assert do("server_maintenance", manager, evacuate=True, stopped=True, check=True)["changed"] is True
+
+
 def test_of_a_stranger_nothing_can_be_said(do: Any) -> None:
     with pytest.raises(NotFound):
         do("server_maintenance", Manager())

@@ -13,6 +13,8 @@ from typing import Any
 
 from ..libvirt_driver.xml_fields import canonical, etree
 from .cib import VM, is_ours
+from .manager_group import GROUP as MANAGER
+from .manager_group import PLACE as MANAGER_PLACE
 
 # Sets of pairs: in ours, a pair that we do not write is somebody else's word about our resource (is-managed while a VM migrates).
 SETS = ("cluster_property_set", "meta_attributes", "instance_attributes", "utilization")
@@ -181,7 +183,7 @@ def _foreign(merged: Any, wanted: Any) -> Iterator[str]:
         for element in section:
             if section.tag == "nodes" or is_ours(element.get("id", "")):
                 yield from (f"in {element.get('uname') or element.get('id')}: {name}" for name in _added(element))
-            elif element.get("id") != BOOTSTRAP:
+            elif element.get("id") not in (BOOTSTRAP, MANAGER, MANAGER_PLACE):
                 yield f"{section.tag} {element.get('id')}"
     for pair in merged.iterfind(f"crm_config/cluster_property_set[@id='{BOOTSTRAP}']/nvpair"):
         if pair.get("name") not in OF_PACEMAKER:

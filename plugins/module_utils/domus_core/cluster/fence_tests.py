@@ -30,7 +30,8 @@ _AGENT = re.compile(r"fence_[\w-]+")
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """How is the power of `server`, by `device`? `options` go to the fence agent's standard input."""
+    """How is the power of `server`, by `device`; or with another action than status, what it is to do. `options` go to the fence agent's
+    standard input."""
 
     device: str
     agent: str
@@ -50,8 +51,9 @@ class FenceTest:
     cut: bool = False
 
 
-def questions(cib: Any, own: str) -> tuple[Question, ...]:
-    """What to ask by Pacemaker's configuration. A server is not asked of itself: it never cuts itself, and may not even reach its own device."""
+def questions(cib: Any, own: str, action: str = "status") -> tuple[Question, ...]:
+    """What to ask (or to have done) by Pacemaker's configuration. A server is not asked of itself: it never cuts itself, and may not even reach
+    its own device."""
     members = [str(node.get("uname")) for node in cib.iterfind("configuration/nodes/node")]
     found = []
     for device in cib.iterfind("configuration/resources//primitive[@class='stonith']"):
@@ -59,7 +61,7 @@ def questions(cib: Any, own: str) -> tuple[Question, ...]:
         plain = [(name, value) for name, value in options.items() if not name.startswith("pcmk_")]
         name, argument = str(device.get("id")).removeprefix(DEVICE), options.get("pcmk_host_argument", "plug")
         for server, plug in _plugs(options, members):
-            asked = [("action", "status"), ("nodename", server), *([] if argument == "none" else [(argument, plug)]), *plain]
+            asked = [("action", action), ("nodename", server), *([] if argument == "none" else [(argument, plug)]), *plain]
             if server != own or len(members) == 1:
                 found.append(Question(name, str(device.get("type")), server, tuple(asked)))
     return tuple(found)

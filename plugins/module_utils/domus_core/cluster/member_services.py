@@ -82,7 +82,7 @@ def _follow_watchdog(check: bool) -> list[str]:
         what = "the watchdog begins with Corosync" if wanted is not None else "the watchdog begins with Corosync no more"
         done += _do(check, what, ["systemctl", "enable" if wanted is not None else "disable", WATCHDOG_UNIT])
     if wanted is not None and is_active(UNITS[0]) and running_timeout() != wanted:
-        done += [*stop_services(check), ANEW]
+        done += [*rest_member(check), ANEW]
     return done
 
 
@@ -172,16 +172,16 @@ def works_by_its_file() -> bool:
 
 def stop_member(check: bool = False) -> list[str]:
     """Stop both, so that this server is no member any more. Raises Conflict while HA VMs run here: Pacemaker would stop them, or move them."""
-    done = stop_services(check)
+    done = rest_member(check)
     if done:
-        _do(check, "both disabled", ["systemctl", "disable", *UNITS])
+        _do(check, "both disabled", ["systemctl", "disable", *UNITS, *([DEVICE_UNIT] if has_device() else [])])
     if done and watchdog_of_file() is not None:
         done += _do(check, "the watchdog begins with Corosync no more", ["systemctl", "disable", WATCHDOG_UNIT])
     return done
 
 
-def stop_services(check: bool = False) -> list[str]:
-    """Stop both, until somebody starts them. Raises Conflict while HA VMs run here."""
+def rest_member(check: bool = False) -> list[str]:
+    """Stop both until the next boot: the pool sees a member that left in order, and cuts nobody's power. Raises Conflict while HA VMs run here."""
     done: list[str] = []
     if is_active(UNITS[1]):
         name = os.uname().nodename
@@ -190,7 +190,7 @@ def stop_services(check: bool = False) -> list[str]:
             raise Conflict(f"HA VMs run here: {', '.join(here)}", object=f"server {name}", remedy="Evacuate the server first")
         done += _do(check, "Pacemaker stopped", ["systemctl", "stop", UNITS[1]])
     if is_active(DEVICE_UNIT):
-        done += _do(check, "the quorum device is asked no more", ["systemctl", "disable", "--now", DEVICE_UNIT])
+        done += _do(check, "the quorum device is asked no more", ["systemctl", "stop", DEVICE_UNIT])
     if is_active(UNITS[0]):
         done += _do(check, "Corosync stopped", ["systemctl", "stop", UNITS[0]])
     return done

@@ -14,7 +14,7 @@ from typing import Any, Optional
 from ..errors import DomusError
 from ..libvirt_driver.tools import SEARCH_PATH
 from ..model.secrets import Secret
-from ..model.server_pool import has_quorum_device, has_watchdog, host_of
+from ..model.server_pool import LOCKS, RECORDS, has_quorum_device, has_watchdog, host_of
 from .corosync import corosync_conf, known_node_ids, read_conf
 from .member_files import CONF, KEY, OCF_AGENT, OCF_LINK, is_ours
 from .member_services import DEVICE_UNIT, UNITS, is_active, works_by_its_file
@@ -31,7 +31,6 @@ from .watchdog import sbd_file
 PROGRAMS = ("corosync", "corosync-cfgtool", "pacemakerd", "crm_mon", "crm_diff", "cibadmin", "stonith_admin")
 QUORUM_DEVICE = "corosync-qdevice"
 QEMU_CONF, LOCKD_CONF = "/etc/libvirt/qemu.conf", "/etc/libvirt/qemu-lockd.conf"
-LOCKS = "lockspace"
 PATIENCE = 30.0
 _SETTING = re.compile(r'^\s*(\w+)\s*=\s*"?([^"#\n]*?)"?\s*$', re.MULTILINE)
 
@@ -61,7 +60,7 @@ def settings_for(path: Optional[str], lease: Optional[int]) -> dict[str, Any]:
     """The settings of the OCF agent: those that are there, our two as they are to be. A lease that is not told leaves the patience as it is."""
     before = _settings_there()
     settings: dict[str, Any] = {**before, "lock_patience": float(lease + BEYOND_LEASE if lease is not None else before.get("lock_patience", PATIENCE))}
-    return settings if path is None else {**settings, "records": os.path.join(path, "records")}
+    return settings if path is None else {**settings, "records": os.path.join(path, RECORDS)}
 
 
 def _settings_there() -> dict[str, Any]:

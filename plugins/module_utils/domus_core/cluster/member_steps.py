@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from ..errors import Conflict, DomusError
 from ..libvirt_driver.tools import explain
+from ..model.server_pool import POOL_FOLDERS
 from .corosync import known_node_ids
 from .member_files import CONF, is_ours, remove_files, write_files
 from .member_services import UNITS, is_active, leave_packaged, start_member, stop_member
@@ -22,7 +23,6 @@ from .pool_status import PoolStatus, read_status
 
 # Whoever leaves has its fence devices and marks stopped by Pacemaker first.
 LEAVE_SECONDS, PAUSE = 150.0, 1.0
-FOLDERS = ("records", "lockspace")
 LOCK = "/run/lock/domus-pool.lock"
 
 
@@ -86,7 +86,7 @@ def _still_there(names: Collection[str]) -> dict[str, str]:
 
 def make_folders(records: str) -> None:
     """The folders of the pool file system, root's. Raises DomusError; NotFound when the file system is not there."""
-    for name in FOLDERS if records else ():
+    for name in POOL_FOLDERS if records else ():
         path = os.path.join(os.path.dirname(records), name)
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)

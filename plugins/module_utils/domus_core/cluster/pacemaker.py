@@ -61,6 +61,16 @@ class Pacemaker:
                 return change
         raise Busy("the CIB was changed by somebody else each time", object=what, remedy="Try again")
 
+    def edit(self, edit: Callable[[Any], tuple[str, ...]], what: str) -> tuple[str, ...]:
+        """Write the configuration that `edit` has changed in place; returns what it says has changed. Raises Busy as `change` does."""
+        for dummy in range(ATTEMPTS):
+            found = self.read()
+            configuration = copy.deepcopy(found.find("configuration"))
+            changes = edit(configuration)
+            if not changes or self._write(found, configuration):
+                return changes
+        raise Busy("the CIB was changed by somebody else each time", object=what, remedy="Try again")
+
     def _change(self, found: Any, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool) -> CibChange:
         wanted = wanted_configuration(pool, node_ids)
         if keeps_vms:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from .cib import DEVICE, VM
+from .manager_group import GROUP as MANAGER
 
 ACTION, FENCE_DEVICE, FENCING, SERVER, BLOCKED, QUORUM = "action_failed", "fence_device_failed", "fencing_failed", "server_unclean", "vm_blocked", "quorum_lost"
-LINK, SILENT = "link_down", "pool_not_told"
+LINK, SILENT, UNLOCKED = "link_down", "pool_not_told", "vm_unlocked"
 # What a server knows of itself alone; all else every member sees, and one of them tells of it.
-ITS_OWN = frozenset({LINK, SILENT})
+ITS_OWN = frozenset({LINK, SILENT, UNLOCKED})
 _KEY = re.compile(r"(.+?)_(migrate_to|migrate_from|[a-z-]+)_\d+")
 CLEAR = "domus-agent pool clear"
 
@@ -31,6 +32,10 @@ VM_ACTIONS = {
     ),
 }
 DEVICE_FAILED = ("fence device {name} does not work from {server}", "Check its address, user and password, then: domus-agent pool fence-test")
+MANAGER_FAILED = (
+    "{action} of the manager's part {name} failed on {server}",
+    f"journalctl -u domus-manager -u domus-nginx -u domus-runner on {{server}} says why; then: {CLEAR}",
+)
 OTHERS_FAILED = ("{action} of {name} failed on {server}", f"It is none of Domus's: whoever added it knows; then: {CLEAR}")
 
 
@@ -68,6 +73,12 @@ def problems_of(root: Any) -> tuple[Problem, ...]:
     return tuple(found.values())
 
 
+def unlocked_vm(name: str, server: str) -> Problem:
+    """A VM runs whose disks nobody holds the locks of: virtlockd was ended with them, or came after the VM."""
+    text = f"VM {name} runs on {server} without the locks of its disks: nothing keeps another server from starting it, too"
+    return Problem(UNLOCKED, name, text, "Migrate or restart it: it has locks again; systemctl status virtlockd", server)
+
+
 def _quorum(root: Any) -> Iterator[Problem]:
     center = root.find("summary/current_dc")
     if center is not None and center.get("with_quorum") == "false":
@@ -84,6 +95,8 @@ def _failed_actions(root: Any) -> Iterator[Problem]:
             text, remedy = VM_ACTIONS.get(action, OTHERS_FAILED)
         elif resource.startswith(DEVICE) or _is_device(root, resource):
             kind, name, (text, remedy) = FENCE_DEVICE, resource.removeprefix(DEVICE), DEVICE_FAILED
+        elif resource.startswith(f"{MANAGER}-"):
+            name, (text, remedy) = resource.removeprefix(f"{MANAGER}-"), MANAGER_FAILED
         known = {"name": name, "server": str(one.get("node")), "action": action}
         yield Problem(kind, name, f"{text.format(**known)}: {_reason(one)}", remedy.format(**known), known["server"], action)
 

@@ -135,7 +135,7 @@ def _ha_vm(name: str, vms: Iterable[PoolVm]) -> PoolVm:
         raise NotFound(
             "is no HA VM of this pool",
             object=f"vm {name}",
-            remedy="domus-agent pool vms lists them; the others: domus-agent start, or shutdown, on their server",
+            remedy="domus-agent pool vms lists them; the others: domus-agent start or domus-agent stop, on their server",
         )
     return known[name]
 

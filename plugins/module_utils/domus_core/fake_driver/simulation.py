@@ -133,7 +133,7 @@ def _repository(found: Optional[Found], step: Step) -> Found:
         else RepositoryState(registered=True, shared=is_shared(spec), uuid=derived_uuid("", "repository", spec.name) if is_shared(spec) else "")
     )
     mounted = None if spec.nfs is None else True
-    state = dataclasses.replace(before, mounted=mounted, available=True, problem=None, file_system="nfs4" if mounted else before.file_system)
+    state = dataclasses.replace(before, registered=True, mounted=mounted, available=True, problem=None, file_system="nfs4" if mounted else before.file_system)
     return Found(spec, state, fingerprint=_fingerprint(found))
 
 

@@ -1,13 +1,14 @@
 """Adoption: write the document of VMs that ran before Domus came, and say what of their XML no document can hold.
 
-Nothing is changed, neither here nor by applying the document: its plan is empty.
+Nothing is changed here. Applying the document writes down what it says, once, and changes nothing of the VMs and their files.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from typing import Any, Optional
 
 from ..errors import NotFound
@@ -51,7 +52,7 @@ def adopt(driver: LibvirtDriver, names: Optional[Sequence[str]] = None, site: st
     for name in chosen:
         if name not in found:
             raise NotFound("there is no such domain", object=f"vm {name}", remedy=f"Known: {', '.join(sorted(found)[:10])}")
-    repositories = _directories_of([found[name] for name in chosen])
+    repositories = _directories_of([found[name] for name in chosen], driver.registry.names("repository"))
     view = driver.read(Site(site, {"repository": {spec.name: spec for spec in repositories}}))
     document: dict[str, Any] = {"site": site}
     if repositories:
@@ -60,17 +61,22 @@ def adopt(driver: LibvirtDriver, names: Optional[Sequence[str]] = None, site: st
     return {"document": document, "not_managed": {name: _not_managed(driver, name, view.objects["vm"][name]) for name in chosen}}
 
 
-def _directories_of(vms: Sequence[Found]) -> list[RepositorySpec]:
+def _directories_of(vms: Sequence[Found], taken: Iterable[str]) -> list[RepositorySpec]:
     """Adopted repositories for the directories of images that lie in no repository."""
     paths = [disk.file for vm in vms for disk in vm.spec.disks or () if disk.file]
     paths += [path for vm in vms if vm.spec.kernel for path in (vm.spec.kernel.kernel, vm.spec.kernel.initrd) if path]
     directories = sorted({os.path.dirname(path) for path in paths if path.startswith("/") and os.path.dirname(path) != "/"})
-    return [make(RepositorySpec, {"name": _name_of(path, position), "path": path, "adopted": True}) for position, path in enumerate(directories)]
+    names = set(taken)
+    return [make(RepositorySpec, {"name": _name_of(path, names), "path": path, "adopted": True}) for path in directories]
 
 
-def _name_of(path: str, position: int) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.strip("/")).strip("-._")
-    return name if 0 < len(name) <= 60 else f"directory-{position}"
+def _name_of(path: str, taken: set[str]) -> str:
+    """A name that tells the directory, and that no other has; it is taken from then on."""
+    told = re.sub(r"[^A-Za-z0-9._-]+", "-", path.strip("/")).strip("-._")
+    wanted = told if 0 < len(told) <= 60 else "directory"
+    name = next(one for one in chain((wanted,), (f"{wanted}-{number}" for number in count(2))) if one not in taken)
+    taken.add(name)
+    return name
 
 
 def _document_of(vm: Found) -> dict[str, Any]:

@@ -111,6 +111,9 @@ class _Kernel:
             "name": name,
             "kind": self._kind(name),
             "mac": self._text(f"{place}/address"),
+            # In a bond every card shows the bond's; a sleeping one waits for its own.
+            "own_mac": self._text(f"{place}/bonding_slave/perm_hwaddr") or self._text(f"{place}/address"),
+            "wakes": self._enabled(f"{place}/device/power/wakeup"),
             "mtu": self._number(f"{place}/mtu"),
             "link": up,
             "speed": speed if speed is not None and speed > 0 else None,
@@ -174,6 +177,9 @@ class _Kernel:
     def _number(self, path: str) -> Optional[int]:
         text = self._text(path) or ""
         return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+
+    def _enabled(self, path: str) -> Optional[bool]:
+        return {"enabled": True, "disabled": False}.get(self._text(path) or "")
 
     def _flag(self, path: str) -> Optional[bool]:
         number = self._number(path)

@@ -20,8 +20,10 @@ def look(connection: Any, uuid: str, *, arriving: bool) -> str:
         if not domain.isActive():
             return planning.DEFINED
         state, reason = domain.state()
-        busy = _is_busy(domain)
         persistent = bool(domain.isPersistent())
+        # While it comes its QEMU is not to be asked: libvirt has the last steps to take in it, and the guest stands still meanwhile.
+        coming = arriving and not persistent and (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+        busy = coming or _is_busy(domain)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return planning.ABSENT

@@ -9,7 +9,7 @@ from ..model.fields import field_named
 from ..model.repository import TEMPLATES
 from ..model.secrets import Secret
 from ..model.vm import VmSpec
-from ..planning.steps import Change
+from ..planning.steps import MANAGED, Change
 from .device_writer import Writing, add_scsi, cdrom_element, device_element, disk_element, edit_device, new_device, nic_element
 from .vm_reader import AGENT_CHANNEL, BOOT_CLASSES
 from .xml_fields import add, ensure, etree, get, put, write_field, write_fields
@@ -58,6 +58,8 @@ def _add_ports(devices: Any, spec: VmSpec) -> None:
 def change_domain(root: Any, spec: VmSpec, changes: tuple[Change, ...], writing: Writing) -> None:
     """Make the changes in a domain's XML in place; `spec` is the whole specification afterwards. What Domus does not know stays."""
     for change in changes:
+        if change.field == MANAGED:
+            continue
         match = _PLACE.fullmatch(change.field)
         top = change.field.split(".", 1)[0]
         if match:

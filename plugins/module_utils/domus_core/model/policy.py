@@ -32,9 +32,21 @@ class PolicySpec:
     network_threshold: Optional[int] = attribute(PERCENT, "The same for the speed of its network ports.", example=70)
     tolerance: Optional[int] = attribute(PERCENT, "Percent that servers may be away from the mean and still count as even.", default=5, example=10)
     most_moves: Optional[int] = attribute(Integer(1, 64), "How many VMs a look moves at most.", default=4, example=2)
-    spare_servers: Optional[int] = attribute(Integer(0, 16), "Room is kept for what is on so many servers, should they die.", default=0, example=1)
-    least_on: Optional[int] = attribute(Integer(1, 1024), "How many servers `dpm` leaves on at least.", default=1, example=2)
-    servers: Optional[tuple[str, ...]] = attribute(ListOf(Name(), most=1024), "The servers that `dpm` may switch off.", default="all", example=["srv3", "srv4"])
+    spare_servers: Optional[int] = attribute(
+        Integer(0, 16),
+        "Room is kept for what is on so many servers, should they die: by every move, and by every new VM whatever the mode is.",
+        default=0,
+        example=1,
+    )
+    least_on: Optional[int] = attribute(
+        Integer(1, 1024), "How many servers `dpm` leaves on at least; a clustered pool keeps its quorum anyway.", default=1, example=2
+    )
+    servers: Optional[tuple[str, ...]] = attribute(
+        ListOf(Name(), most=1024),
+        "The servers that `dpm` may switch off; only those that were seen to be able to wake.",
+        default="all",
+        example=["srv3", "srv4"],
+    )
     memory_weight: Optional[float] = attribute(Ratio(0, 100), "How much memory counts when servers are evened out.", default=1.0, example=1.0)
     cpu_weight: Optional[float] = attribute(Ratio(0, 100), "How much vCPUs and the use of processors count.", default=1.0, example=1.0)
     network_weight: Optional[float] = attribute(Ratio(0, 100), "How much the use of networks counts.", default=1.0, example=0.5)

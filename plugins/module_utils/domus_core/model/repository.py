@@ -91,15 +91,15 @@ class RepositorySpec:
 class RepositoryState:
     """What was measured of a repository; sizes in bytes, times in seconds.
 
-    `mounted` is None for a directory that Domus does not mount. `uuid` is what a shared repository is known by on every server that sees
-    it; `lease` after how long the locks of a server that died fall, None when that is not told. `problem` says why it is not
-    available, `not_for_ha` why VMs on it can not be restarted elsewhere.
+    `registered`: the server knows it; else it is only a directory that a document names. `mounted` is None for a directory that Domus does
+    not mount. `uuid` is what a shared repository is known by on every server that sees it; `lease` after how long the locks of a server that
+    died fall, None when that is not told. `problem` says why it is not available, `not_for_ha` why VMs on it can not be restarted elsewhere.
     """
 
     capacity: int = 0
     free: int = 0
     available: bool = True
-    registered: bool = False
+    registered: bool = True
     mounted: Optional[bool] = None
     shared: bool = False
     file_system: str = ""

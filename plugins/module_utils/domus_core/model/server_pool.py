@@ -11,6 +11,10 @@ from .field_types import Choice, Flag, HostAddress, Integer, IpAddress, ListOf, 
 from .fields import CREATION, IGNORE, Object, Objects, attribute, fields_of, given, make, merge
 from .ha import MOST_SERVERS, START_POLICIES
 from .kind import SITE, Kind, is_absent, presence
+from .policy import PolicySpec
+
+# What a pool keeps on its file system: records of its VMs, and locks of their disks, which virtlockd begins before anybody.
+POOL_FOLDERS = RECORDS, LOCKS = ("records", "lockspace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +151,7 @@ class ServerPoolSpec:
         example=False,
     )
     start_policy: Optional[str] = attribute(Choice(*START_POLICIES), "Where its VMs start, unless they say so themselves.", default="best", example="best")
+    policy: Optional[PolicySpec] = attribute(Object(PolicySpec), "How the manager keeps its servers balanced, or few of them on; nothing is done without.")
     cluster: Optional[ClusterSpec] = attribute(Object(ClusterSpec), "What the manager tells its members of each other.", compare=IGNORE, internal=True)
     state: Optional[str] = presence("Whether it is to exist. `absent` ends it; it is refused while HA VMs run in it.")
 

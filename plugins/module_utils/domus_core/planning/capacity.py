@@ -41,7 +41,8 @@ class Server:
     """A server as placement sees it: `closed` says why it takes no VM now (None: it does), `vms` are those on it, or promised to it.
 
     `memory` is what may be promised in bytes, `cpus` the virtual CPUs; None of either: it has not told yet. `offers` are the objects
-    (kind, key) that are there, or get there with the same document.
+    (kind, key) that are there, or get there with the same document. `spare_servers` is for the loss of how many servers of its `pool` new VMs
+    leave room.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Server:
     offers: frozenset[Need] = frozenset()
     vms: tuple[Demand, ...] = ()
     pool: Optional[str] = None
+    spare_servers: int = 0
 
 
 def demand_of(spec: Any, needs: frozenset[Need] = frozenset()) -> Demand:

@@ -12,7 +12,7 @@ from ..model.snapshot import Found
 from ..model.vm import PLACEMENT_RULES, machine_family
 from ..model.vm_devices import DiskSpec, NicSpec
 from .comparison import waiting
-from .steps import CREATE, DELETE, KILL, STOP, UPDATE, Change, Step
+from .steps import CREATE, DELETE, KILL, MANAGED, STOP, UPDATE, Change, Step
 
 NOT_IN_SAVED_STATE = frozenset({"description", "tags", "autostart", "memory", *PLACEMENT_RULES})
 NOT_PLUGGABLE = ("ide", "sata")
@@ -78,7 +78,8 @@ def _named(defined: Any, running: Any) -> tuple[str, ...]:
 def with_changes(spec: Any, changes: list[Change]) -> Any:
     """Return the specification with the changes made, each at its place (`field`, `field.inner`, `group[name].inner`)."""
     for change in changes:
-        spec = _with_change(spec, change.field, change.after)
+        if change.field != MANAGED:
+            spec = _with_change(spec, change.field, change.after)
     return spec
 
 

@@ -79,7 +79,7 @@ def is_shared(repository: str, path: str, identity: str, vm: MovingVm, to: Desti
 
 def _check_state(vm: MovingVm, to: Destination, options: MigrationSpec) -> Iterator[DomusError]:
     if not vm.managed:
-        yield Conflict("was not made by Domus", field="managed", remedy="Adopt it first: domus server adopt")
+        yield Conflict("was not made by Domus", field="managed", remedy="Adopt it first: domus adopt --server SERVER writes its document; apply that")
     if vm.state not in MOVABLE:
         yield Conflict(f"a {vm.state} VM can not be moved: what it saved lies on its server", field="state", value=vm.state, remedy="Start it first")
     if not vm.persistent:
@@ -102,7 +102,7 @@ def _check_state(vm: MovingVm, to: Destination, options: MigrationSpec) -> Itera
 def _check_there(vm: MovingVm, to: Destination, options: MigrationSpec) -> Iterator[DomusError]:
     if to.vm is not None:
         yield Conflict(
-            f"there is a VM of this name or UUID at the destination already: {to.vm}", field="server", value=to.name, remedy="Look which one is right"
+            f"another VM has its name or UUID there: {to.vm}", field="server", value=to.name, remedy="Delete the one that is not wanted, or choose another"
         )
     if to.reserved is not None:
         yield Busy("is being moved there by somebody else", field="server", value=to.reserved, remedy="Wait for that to end")
@@ -195,6 +195,13 @@ def _check_copying(disk: MovingDisk, there: RepositoryThere, field: str, vm: Mov
             value=disk.repository,
             remedy="Is it mounted on both servers? If it is not shared, say so: shared: false",
         )
+    elif vm.state == "stopped":
+        yield Unsupported(
+            "lies on storage of the source's own, and the disks of a stopped VM are not copied",
+            field=field,
+            value=disk.place,
+            remedy="Start it, and move it while it runs (--copy-storage), or use shared storage",
+        )
     elif not options.copy_storage:
         yield Conflict(
             "lies on storage of the source's own",
@@ -202,8 +209,6 @@ def _check_copying(disk: MovingDisk, there: RepositoryThere, field: str, vm: Mov
             value=disk.place,
             remedy="Copy it along: --copy-storage (copy_storage: true), or use shared storage",
         )
-    elif vm.state == "stopped":
-        yield Unsupported("the disks of a stopped VM are not copied", field=field, value=disk.place, remedy="Start it, and move it while it runs")
     elif there.adopted:
         yield Unsupported(
             "in its repository at the destination nothing is made: it is adopted", field=field, value=disk.repository, remedy="Use shared storage"

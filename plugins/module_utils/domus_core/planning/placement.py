@@ -28,19 +28,21 @@ class Placement:
     reason: str
 
 
-class _Room:
+class Room:
     """A server while VMs are being placed: what is left of it, and who is there."""
 
-    __slots__ = ("cpus", "cpus_used", "groups", "index", "memory", "memory_used", "server")
+    __slots__ = ("cpus", "cpus_used", "groups", "index", "memory", "memory_used", "placed", "server")
 
     def __init__(self, index: int, server: Server) -> None:
         self.index, self.server = index, server
+        self.placed: list[Demand] = []
         self.memory, self.cpus = server.memory or 0, server.cpus or 0
         self.memory_used = sum(vm.memory for vm in server.vms)
         self.cpus_used = sum(vm.cpus for vm in server.vms)
         self.groups: dict[str, str] = {group: vm.name for vm in server.vms for group in vm.anti_affinity}
 
     def take(self, vm: Demand) -> None:
+        self.placed.append(vm)
         self.memory_used += vm.memory
         self.cpus_used += vm.cpus
         self.groups.update(dict.fromkeys(vm.anti_affinity, vm.name))
@@ -51,13 +53,13 @@ class Planner:
 
     def __init__(self, servers: Iterable[Server]) -> None:
         ordered = sorted(servers, key=lambda one: (one.name, one.id))
-        self._rooms = [_Room(index, server) for index, server in enumerate(ordered)]
-        self._permitted: dict[tuple[object, ...], list[_Room]] = {}
+        self._rooms = [Room(index, server) for index, server in enumerate(ordered)]
+        self._permitted: dict[tuple[object, ...], list[Room]] = {}
 
     def place(self, vm: Demand) -> Placement:
         """Where the VM goes; its room is taken. Raises NoCapacity with the reason of every server."""
         permitted = self._permitting(vm)
-        best = _least_full(vm, permitted)
+        best = self._choose(vm, permitted)
         if best is None:
             raise self._refusal(vm)
         reason = _why(vm, best, len(permitted), len(self._rooms))
@@ -66,9 +68,15 @@ class Planner:
 
     def reasons(self, vm: Demand) -> dict[str, Optional[str]]:
         """Per server id why it can not take the VM now; None for those that can."""
-        return {room.server.id: rule_broken(vm, room.server) or _no_room(vm, room) for room in self._rooms}
+        return {room.server.id: rule_broken(vm, room.server) or self._lack(vm, room) for room in self._rooms}
 
-    def _permitting(self, vm: Demand) -> list[_Room]:
+    def _choose(self, vm: Demand, permitted: Iterable[Room]) -> Optional[Room]:
+        return least_full(vm, permitted)
+
+    def _lack(self, vm: Demand, room: Room) -> Optional[str]:
+        return no_room(vm, room)
+
+    def _permitting(self, vm: Demand) -> list[Room]:
         """The servers that no lasting rule forbids: worked out once for all VMs that ask for the same."""
         key = (vm.server_tags, vm.cpu_group, vm.pool, vm.needs, vm.avoid)
         if key not in self._permitted:
@@ -83,9 +91,9 @@ class Planner:
         return NoCapacity(f"no server can take it: {told}", field="server", remedy="Make room, ask for less, or change the rules that forbid it")
 
 
-def place_all(vms: Iterable[Demand], servers: Iterable[Server]) -> dict[str, Union[Placement, NoCapacity]]:
-    """Where each VM of a batch goes, or why it goes nowhere, by name."""
-    planner = Planner(servers)
+def place_all(vms: Iterable[Demand], servers: Iterable[Server], planners: type[Planner] = Planner) -> dict[str, Union[Placement, NoCapacity]]:
+    """Where each VM of a batch goes, or why it goes nowhere, by name; `planners` makes the planner that places them."""
+    planner = planners(servers)
     placed: dict[str, Union[Placement, NoCapacity]] = {}
     for vm in sorted(vms, key=largest_first):
         try:
@@ -163,7 +171,7 @@ def separated_from(vm: Demand, server: Server) -> Optional[str]:
     return None
 
 
-def _no_room(vm: Demand, room: _Room) -> Optional[str]:
+def no_room(vm: Demand, room: Room) -> Optional[str]:
     for group in sorted(vm.anti_affinity):
         if group in room.groups:
             return f"has vm {room.groups[group]} of anti-affinity group {group}"
@@ -174,7 +182,7 @@ def _no_room(vm: Demand, room: _Room) -> Optional[str]:
     return None
 
 
-def _least_full(vm: Demand, rooms: Iterable[_Room]) -> Optional[_Room]:
+def least_full(vm: Demand, rooms: Iterable[Room]) -> Optional[Room]:
     """The innermost loop: for 1,000 VMs on 256 servers it looks at a quarter of a million rooms."""
     memory, cpus, groups = vm.memory, vm.cpus, vm.anti_affinity
     best, least = None, 2.0
@@ -188,7 +196,7 @@ def _least_full(vm: Demand, rooms: Iterable[_Room]) -> Optional[_Room]:
     return best
 
 
-def _why(vm: Demand, room: _Room, permitted: int, known: int) -> str:
+def _why(vm: Demand, room: Room, permitted: int, known: int) -> str:
     memory, cpus = (room.memory_used + vm.memory) * 100 // room.memory, (room.cpus_used + vm.cpus) * 100 // room.cpus
     of = f"the least full of {permitted} servers that may take it" if permitted > 1 else "the only server that may take it"
     others = f" ({known} are known)" if known > permitted else ""

@@ -97,7 +97,7 @@ def _saving(cluster: Cluster, dimensions: Sequence[Dimension], aims: Aims, least
     if len(running) <= least_on:
         return Round(waiting=f"{least_on} servers are to stay on")
     if not candidates:
-        return Round(waiting="every server has a VM that can not move, or may not be switched off")
+        return Round(waiting="every server has a VM that can not move, may not be switched off, or was not seen to be able to be woken again")
     chosen = min(candidates, key=lambda number: (cluster.memory[number], cluster.cpus[number], cluster.servers[number].name))
     name, emptied = cluster.servers[chosen].name, _emptied(cluster, chosen)
     if isinstance(emptied, str):

@@ -21,10 +21,11 @@ def plan_repository(view: SiteView, wanted: RepositorySpec, found: Optional[Foun
     """The steps for a repository of the document. Raises Conflict."""
     if is_absent(wanted):
         return _delete(view, wanted, found)
-    if found is None:
+    if found is None or not found.state.registered:
         spec = completed(make(RepositorySpec, {name: value for name, value in given(wanted).items() if name != "state"}))
         _check_new(view, spec)
-        return [step(CREATE, "repository", spec, changes=creation(spec), reason="it does not exist")]
+        reason = "it does not exist" if found is None else "the server does not know it yet"
+        return [step(CREATE, "repository", spec, changes=creation(spec), reason=reason)]
     if wanted.nfs is not None and found.spec.nfs is None:
         raise Conflict("a directory can not become a repository of an NFS server", field="nfs", remedy="Make another repository")
     changes = compare(wanted, found.spec)

@@ -14,6 +14,7 @@ from ..model.kind import is_absent
 from ..model.kinds import KINDS
 from .capacity import Demand, Need, Server, demand_of, needs_of
 from .placement import Placement, broken_by_name, place_all
+from .spare import SparePlanner
 
 Located = Mapping[str, Sequence[str]]
 Targets = Optional[list[str]]
@@ -89,7 +90,7 @@ class _Router:
         settled = self._settled(offered)
         if self.problems or not vms:
             return {}
-        placed = place_all([demand_of(spec, frozenset(needs_of(spec))) for spec in vms], settled)
+        placed = place_all([demand_of(spec, frozenset(needs_of(spec))) for spec in vms], settled, SparePlanner)
         self.problems += [one.located(f"vm {name}") for name, one in placed.items() if isinstance(one, DomusError)]
         return {name: one for name, one in placed.items() if isinstance(one, Placement)}
 
@@ -196,12 +197,23 @@ class _Router:
 
 
 def _as_wanted(server: Server, site: Site) -> Server:
-    """The server with the tags and the CPU group that the same document gives it."""
+    """The server with the tags, the CPU group, and its pool's spare room, that the same document gives it."""
+    server = _in_its_pool(server, site)
     spec = site.wanted("server").get(server.name)
     if spec is None:
         return server
     tags = server.tags if spec.tags is None else frozenset(spec.tags)
     return dataclasses.replace(server, tags=tags, cpu_group=spec.cpu_group or server.cpu_group)
+
+
+def _in_its_pool(server: Server, site: Site) -> Server:
+    """The server in the pool of the document, with the spare room that its policy keeps from now on."""
+    for pool in site.wanted("server_pool").values():
+        is_member = server.pool == pool.name if pool.servers is None else server.name in pool.servers
+        if is_member and not is_absent(pool):
+            spare = server.spare_servers if pool.policy is None or pool.policy.spare_servers is None else pool.policy.spare_servers
+            return dataclasses.replace(server, pool=pool.name, spare_servers=spare)
+    return server
 
 
 def _offers(server: Server, brought: Iterable[tuple[Need, Targets, bool]]) -> frozenset[Need]:

@@ -9,6 +9,8 @@ from ..model.document import key_of
 from ..model.fields import plain
 
 CREATE, UPDATE, DELETE = "create", "update", "delete"
+# Not a field of a document: that Domus has the VM in its charge, which its record says.
+MANAGED = "managed"
 START, STOP, KILL, PAUSE, RESUME, SUSPEND = "start", "stop", "kill", "pause", "resume", "suspend"
 
 

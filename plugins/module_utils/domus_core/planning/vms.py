@@ -18,7 +18,7 @@ from .ha import check_ha
 from .live import effect_now
 from .run_states import ENDING, run_state_recorded, run_state_steps, to_be_recorded
 from .site_view import SiteView
-from .steps import CREATE, DELETE, KILL, UPDATE, Change, Step, step
+from .steps import CREATE, DELETE, KILL, MANAGED, UPDATE, Change, Step, step
 
 NOT_RECORDED = frozenset({"adopted", "exact", "delete_disks", "generation", "force_stop", "stop_timeout", "server", "pool"})
 GROUPS = ("disks", "cdroms", "nics")
@@ -65,6 +65,8 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
     complete, steps = _complete_devices(view, wanted, found, uuid)
     changes = [effect_now(change, found) for change in compare(complete, found.spec, exact=bool(wanted.exact), skip=frozenset({"state", "name"}))]
     changes += [*_other_cpu(complete, found), *_disconnected(complete, found), *_ordered_otherwise(complete, found)]
+    if wanted.adopted and not found.state.managed:
+        changes.append(Change(MANAGED, False, True, LIVE))
     acting = wanted.state not in (None, found.state.state)
     to_record = to_be_recorded(found.recorded, wanted.state, acting=acting)
     if to_record and not acting:
@@ -87,13 +89,13 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
     record = recorded(complete, found.recorded, whole) if changes or to_record else None
     transitions = run_state_steps(whole, found.state.state, wanted.state, uuid, record=None if changes else record)
     if changes:
-        steps.append(step(UPDATE, "vm", whole, changes=tuple(changes), reason="it differs", uuid=uuid, record=record))
+        steps.append(step(UPDATE, "vm", whole, changes=tuple(changes), reason=_why(changes), uuid=uuid, record=record))
     if (steps or transitions) and not found.state.managed and not wanted.adopted:
         raise Conflict(
             "exists and was not made by Domus",
             field="name",
             value=wanted.name,
-            remedy="To let Domus manage it, write adopted: true; `adopt` writes such a document",
+            remedy="To let Domus manage it, write adopted: true; `domus adopt` writes such a document",
         )
     if (steps or transitions) and not found.state.persistent:
         raise Conflict(
@@ -104,6 +106,10 @@ def _update(view: SiteView, wanted: VmSpec, found: Found, uuid: str) -> list[Ste
         )
     first = [one for one in transitions if one.action in ENDING] if wanted.state == "stopped" else []
     return [*(transitions if first else []), *steps, *([] if first else transitions)]
+
+
+def _why(changes: list[Change]) -> str:
+    return "Domus takes charge of it" if all(change.field == MANAGED for change in changes) else "it differs"
 
 
 def _delete(view: SiteView, wanted: VmSpec, found: Optional[Found], uuid: str) -> list[Step]:

@@ -12,6 +12,7 @@ from typing import Any, Optional
 from ..errors import Conflict, DriverError
 from ..libvirt_driver.tools import explain, make_folder
 from ..model.repository import FOLDERS
+from ..model.server_pool import POOL_FOLDERS
 
 NOTES = ".domus"
 MARKER = f"{NOTES}/repository.json"
@@ -67,8 +68,9 @@ def _refuse_foreign(root: str) -> None:
         entries = set(os.listdir(root)) - NOT_CONTENT
     except OSError as error:
         raise explain(error, f"reading {root}", root) from None
-    if NOTES not in entries and entries - set(FOLDERS):
-        some = ", ".join(sorted(entries - set(FOLDERS))[:3])
+    foreign = entries - {*FOLDERS, *POOL_FOLDERS}
+    if NOTES not in entries and foreign:
+        some = ", ".join(sorted(foreign)[:3])
         raise Conflict(
             f"has files that are not Domus's: {some}",
             field="path",

@@ -30,7 +30,7 @@ class FakeAgents:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.calls: list[tuple[Any, ...]] = []
-        self.answers: dict[str, Any] = {"adopt": {"site": "default", "vms": []}, "resync": {"mark": 7}}
+        self.answers: dict[str, Any] = {"adopt": {"document": {"site": "default", "vms": []}, "not_managed": {}}, "resync": {"mark": 7}}
         self.failure: DomusError | None = None
         self.consoles: dict[str, Any] = {}
         #: what `trust` is told, and what it tells a callback
@@ -94,6 +94,7 @@ class FakeJobs:
         self.documents: list[Any] = []
         self.verbs: list[tuple[Any, ...]] = []
         self.ends_while_waiting = True
+        self.evacuations: list[Any] = []
 
     def start(self) -> None:
         raise AssertionError("an application with given parts starts no jobs")
@@ -117,6 +118,15 @@ class FakeJobs:
     def verb(self, vm_id: str, verb: str, *, by: str, force: bool = False, timeout: int | None = None) -> dict[str, Any]:
         self.verbs.append((vm_id, verb, force, timeout))
         return self._create(kind=verb, created_by=by, reason=verb)
+
+    def plan_evacuation(self, server: Any, options: Any, *, stopped: bool = False) -> dict[str, Any]:
+        self.evacuations.append((dict(options), stopped))
+        return {"server": server["name"], "server_id": server["id"], "possible": True, "moves": [], "staying": []}
+
+    def queue(self, job: dict[str, Any]) -> dict[str, Any]:
+        if job["kind"] == "evacuate":
+            self.evacuations.append({name: job["options"][name] for name in ("migration", "at_once", "stopped")})
+        return self._create(**job)
 
     def cancel(self, job_id: str, *, by: str) -> dict[str, Any]:
         return jobs.request_cancel(self.store, job_id, by)

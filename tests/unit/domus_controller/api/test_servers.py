@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from domus_controller.store import events, servers, statistics
 from domus_core.errors import DriverError, Unreachable
+from domus_core.model.document import parse_document
 
 from tests.unit.domus_controller.api.fakes import OTHER_SERVER, SERVER, Manager, described
 from tests.unit.domus_controller.security.certificates import certificate_headers
@@ -78,10 +79,33 @@ def test_an_agent_hears_a_new_revocation_list_with_its_answer(manager: Manager) 
     assert manager.agents.heard == [{"serial": "ab", "crl": 1}, None]
 
 
+def test_an_evacuation_moves_what_it_is_told_to(manager: Manager) -> None:
+    chosen = {"copy_storage": True, "stopped": True}
+    maintained = manager.call("PUT", "/api/v1/servers/srv1/maintenance", json={"enabled": True, "evacuate": True, **chosen})
+    assert maintained.status_code == 202 and manager.get("/api/v1/servers/srv1")["maintenance"] is True
+    assert manager.jobs.evacuations[-1] == {"migration": {"copy_storage": True}, "at_once": 2, "stopped": True}
+    assert manager.call("POST", "/api/v1/servers/srv2/evacuate", json={**chosen, "at_once": 3}).status_code == 202
+    assert manager.jobs.evacuations[-1] == {"migration": {"copy_storage": True}, "at_once": 3, "stopped": True}
+    manager.call("POST", "/api/v1/servers/srv2/evacuate?check=true", json=chosen)
+    manager.call("POST", "/api/v1/servers/srv2/evacuate?check=true")
+    assert manager.jobs.evacuations[-2:] == [({"copy_storage": True}, True), ({}, False)]
+
+
 def test_adopting_and_resyncing_ask_the_agent(manager: Manager) -> None:
-    assert manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": ["old"]}).json == {"site": "default", "vms": []}
+    assert manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": ["old"]}).json == {"document": {"site": "default", "vms": []}, "not_managed": {}}
     assert manager.call("POST", "/api/v1/servers/srv1/resync").json == {"mark": 7}
     assert manager.agents.calls == [(SERVER, "adopt", {"vms": ["old"], "site": "default"}), (SERVER, "resync", {})]
+
+
+def test_an_adopted_document_names_its_server_and_the_managers_site(manager: Manager) -> None:
+    found = {"site": "default", "repositories": [{"name": "images", "path": "/srv/images"}], "vms": [{"name": "old", "memory": "1GiB"}]}
+    manager.agents.answers["adopt"] = {"document": found, "not_managed": {"old": ["sound"]}}
+    answer = manager.call("POST", "/api/v1/servers/srv1/adopt", json={"vms": None, "site": None}).json
+    assert manager.agents.calls == [(SERVER, "adopt", {"vms": None, "site": "default"})]
+    assert answer["not_managed"] == {"old": ["sound"]}
+    assert answer["document"]["repositories"] == [{"name": "images", "servers": ["srv1"], "path": "/srv/images"}]
+    assert answer["document"]["vms"] == [{"name": "old", "server": "srv1", "memory": "1GiB"}]
+    parse_document(answer["document"])
 
 
 def test_a_fault_on_a_server_is_not_called_one_of_the_manager(manager: Manager) -> None:

@@ -15,7 +15,7 @@ from domus_core.model.policy import PolicySpec
 from tests.support.manager_room import Room
 
 GIB = 1 << 30
-PORT = {"name": "eth0", "kind": "physical", "link": True, "speed": 1000}
+PORT = {"name": "eth0", "kind": "physical", "link": True, "speed": 1000, "mac": "02:00:00:00:00:01", "wakes": True}
 
 
 @pytest.fixture
@@ -103,6 +103,19 @@ def test_saving_power_empties_the_least_loaded(room: Room) -> None:
     pool = planned(room, mode="dpm")
     assert [(one["action"], one["server"]) for one in pool["switches"]] == [("power off", "srv3")]
     assert "3 servers are to stay on" in planned(room, mode="dpm", least_on=3)["waiting"]
+    room.hear("srv3", memory=17 * GIB, interfaces=[{**PORT, "wakes": False}])
+    assert [one["server"] for one in planned(room, mode="dpm")["switches"]] == ["srv2"], "of what is not seen to wake again none sleeps"
+
+
+def test_who_sleeps_takes_part_and_is_woken_when_it_is_needed(room: Room) -> None:
+    server_states.set_powered_off(room.store, room.servers["srv3"], {"by": "policy", "reason": "", "policy": True})
+    server_states.set_powered_off(room.store, room.servers["srv2"], {"by": "ann", "reason": "", "policy": False})
+    room.store.write(lambda connection: connection.execute("UPDATE servers SET state = 'off' WHERE name != 'srv1'").rowcount)
+    for number in range(7):
+        add(room, "srv1", f"vm{number}")
+    pool = planned(room, mode="dpm")
+    assert pool["servers"] == ["srv1", "srv3"], "who was switched off by a person is left alone"
+    assert [(one["action"], one["server"]) for one in pool["switches"]] == [("wake", "srv3")] and pool["moves"] == []
 
 
 def test_what_if_a_server_dies(room: Room) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,75 +10,11 @@ import pytest
 from domus_controller.jobs.evacuation import evacuate
 from domus_controller.jobs.migrate_run import MigrateRun
 from domus_controller.store import jobs, objects, server_states, servers
-from domus_core.errors import Conflict, DomusError, NoCapacity, NotFound, Refused
-from domus_core.model.migration import Destination, MovingVm
+from domus_core.errors import Conflict, NoCapacity, NotFound, Refused
 
 from tests.support.agent_process import wait_until
 from tests.support.manager_room import ENDED, Room
-
-MIB = 1 << 20
-
-
-class Movers:
-    """The agents' part of migrations: each is done when a test, or `at_once`, says so."""
-
-    def __init__(self, room: Room) -> None:
-        self.room, self.at_once, self.fails, self.bad = room, True, set[str](), set[tuple[str, str]]()
-        self.begun: list[tuple[str, str]] = []
-        room.agents.__dict__.update(
-            _migration_facts=self.facts, _migration_offer=self.offer, _receive_migration=self.receive, _settle_migration=self.settle, _submit=self.submit
-        )
-
-    def facts(self, server_id: str, vm: str, contents: bool = False) -> dict[str, Any]:
-        found = objects.find(self.room.store, "vm", vm)
-        told = MovingVm(found["name"], vm, found["state"], memory=found["spec"]["memory"], virtualization="qemu")
-        return {"vm": json.loads(json.dumps(dataclasses.asdict(told))), "contents": {}}
-
-    def offer(self, server_id: str, vm: Mapping[str, Any]) -> dict[str, Any]:
-        name = next(name for name, id in self.room.servers.items() if id == server_id)
-        virtualization = "xen" if (vm["name"], name) in self.bad else "qemu"
-        offered = Destination(server_id, name, virtualization=virtualization, domain_types=(virtualization,), memory_free=1 << 40)
-        return dict(json.loads(json.dumps(dataclasses.asdict(offered))))
-
-    def receive(self, server_id: str, operation: str, vm: Mapping[str, Any], **rest: Any) -> dict[str, Any]:
-        self.begun.append((vm["name"], next(name for name, id in self.room.servers.items() if id == server_id)))
-        return {"destination": {**self.offer(server_id, vm), "address": ""}, "plan": {}}
-
-    def settle(self, server_id: str, uuid: str, **rest: Any) -> dict[str, Any]:
-        return {"seen": "absent", "open": False, "mark": None, "downtime": 5}
-
-    def submit(self, server_id: str, operation: str, vm: str, **content: Any) -> dict[str, Any]:
-        name = objects.find(self.room.store, "vm", vm)["name"]
-        kept = {"operation": operation, "state": "running", "progress": [], "result": None, "error": None, "mark": None, "vm": vm, "name": name}
-        self.room.agents.operations.setdefault(operation, kept)
-        if self.at_once:
-            self.finish(operation)
-        return self.room.agents.operations[operation]
-
-    def finish(self, operation: str) -> None:
-        """A move is done, and both servers have reported it."""
-        kept = self.room.agents.operations[operation]
-        job = jobs.details(self.room.store, operation)
-        source, to = ({id: name for name, id in self.room.servers.items()}[one] for one in job["servers"])
-        entry: dict[str, Any] = {"kind": "vm", "name": kept["name"], "changed": True, "actions": ["migrate"], "changes": []}
-        if kept["name"] in self.fails:
-            entry.update(changed=False, actions=[], error=DomusError("broke off", object=f"vm {kept['name']}").as_dict())
-        else:
-            add(self.room, kept["name"], to, vm_id=kept["vm"])
-            self.room.forget(source, "vm", kept["name"])
-        state = "failed" if "error" in entry else "succeeded"
-        result = {"objects": [entry], "verdict": {"owner": "source" if "error" in entry else "destination"}}
-        with self.room.agents.news:
-            kept.update(state=state, error=entry.get("error"), result=result)
-            self.room.agents.news.notify_all()
-
-
-def add(room: Room, name: str, server: str, mib: int = 1024, state: str = "running", **more: Any) -> None:
-    """A VM that a server has reported."""
-    known = more.pop("vm_id", str(uuid.uuid5(uuid.NAMESPACE_DNS, name)))
-    before = objects.page(room.store, "vm", filters={"name": name})["items"]
-    spec = before[0]["spec"] if before else {"name": name, "memory": mib * MIB, "cpus": 1, **more}
-    room.tell(server, "vm", spec, id=known, state=state, site="default")
+from tests.support.movers import Movers, add
 
 
 @pytest.fixture
@@ -200,6 +133,47 @@ def test_it_is_taken_up_again_after_a_restart(room: Room, movers: Movers) -> Non
     assert there(room, "srv1") == set() and len(movers.begun) == 3, "none moved twice"
 
 
+def reasons(staying: list[dict[str, Any]]) -> dict[str, str]:
+    return {one["vm"]: one["reason"] for one in staying}
+
+
+def test_what_does_not_run_stays_and_is_named_unless_it_is_asked_for(room: Room, movers: Movers) -> None:
+    for name, state in (("a", "running"), ("off", "stopped"), ("bound", "stopped"), ("saved", "suspended")):
+        add(room, name, "srv1", state=state)
+    movers.bad.update({("bound", "srv2"), ("bound", "srv3")})
+    shown = room.jobs.plan_evacuation(item(room), {})
+    assert shown["possible"] and [move["vm"] for move in shown["moves"]] == ["a"]
+    assert all("--stopped" in reasons(shown["staying"])[name] for name in ("off", "bound")) and "is suspended" in reasons(shown["staying"])["saved"]
+    shown = room.jobs.plan_evacuation(item(room), {}, stopped=True)
+    assert shown["possible"] and [move["vm"] for move in shown["moves"]] == ["a", "off"]
+    assert "virtualization: the destination can not run this type of VM" in reasons(shown["staying"])["bound"]
+    ended = room.ended(evacuate(room.jobs, item(room), by="ann", stopped=True))
+    assert (ended["state"], ended["error"]) == ("succeeded", None) and there(room, "srv1") == {"bound", "saved"}
+    assert reasons(ended["result"]["staying"]).keys() == {"bound", "saved"}
+    lines = [event["data"].get("line", "") for event in jobs.events(room.store, ended["id"], 0)]
+    assert any(line.startswith("vm bound stays: is stopped, and can not move: ") for line in lines)
+
+
+def test_what_is_stopped_takes_no_room_from_what_runs(room: Room, movers: Movers) -> None:
+    add(room, "large", "srv1", 6000, state="stopped")
+    add(room, "small", "srv1", 3000)
+    for server in ("srv2", "srv3"):
+        add(room, f"there-{server}", server, 1000)
+    server_states.set_maintenance(room.store, room.servers["srv3"], True, "", "ann")
+    shown = room.jobs.plan_evacuation(item(room), {}, stopped=True)
+    assert shown["possible"] and [move["vm"] for move in shown["moves"]] == ["small"]
+    assert "no server can take it" in reasons(shown["staying"])["large"]
+
+
+def test_a_stopped_vm_whose_move_fails_fails_the_evacuation(room: Room, movers: Movers) -> None:
+    add(room, "off", "srv1", state="stopped")
+    movers.fails.add("off")
+    ended = room.ended(evacuate(room.jobs, item(room), by="ann", stopped=True))
+    assert (ended["state"], ended["error"]["message"], ended["result"]["staying"]) == ("failed", "broke off", [])
+    again = room.ended(room.jobs.relaunch(ended["id"], by="ann"))
+    assert jobs.details(room.store, again["id"])["options"]["stopped"] is True, "it is done as it was asked for"
+
+
 def test_a_vm_for_which_no_server_is_named_goes_where_there_is_room(room: Room, movers: Movers) -> None:
     add(room, "a", "srv1")
     add(room, "full", "srv2", 7000)
@@ -224,6 +198,14 @@ def test_a_server_that_is_named_is_still_bound_by_its_rules(room: Room, movers: 
     assert not told["possible"] and told["plan"] is None and "maintenance" in told["errors"][0]["message"]
     server_states.set_maintenance(room.store, room.servers["srv3"], False, "", "ann")
     assert room.ended(room.jobs.migrate("a", "srv3", {}, by="ann"))["state"] == "succeeded", "who names a server answers for its room"
+
+
+def test_a_vm_that_is_to_move_to_where_it_is_is_told_so(room: Room, movers: Movers) -> None:
+    add(room, "a", "srv1")
+    told = room.jobs.check_migration("a", "srv1", {})
+    assert not told["possible"] and [error["message"] for error in told["errors"]] == ["is on this server already"]
+    with pytest.raises(Conflict, match="is on this server already"):
+        room.jobs.migrate("a", "srv1", {}, by="ann")
 
 
 def test_a_move_that_was_begun_before_the_manager_was_killed_is_not_begun_again(room: Room, movers: Movers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,16 @@ def test_a_verb_is_one_operation_with_the_id_of_its_job(room: Room) -> None:
     assert (sent["operation"], sent["verb"], sent["vm"], sent["timeout"], sent["site"]) == (job["id"], "start", vm_id, 5, "default")
     item = objects.find(room.store, "vm", vm_id)
     assert item["asked"]["state"] == "running" and item["request"]["state"] == "effective"
+
+
+def test_the_vm_that_the_manager_runs_in_is_not_ended(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm_id = room.add_vm("web1")
+    monkeypatch.setitem(vars(room.jobs._tools), "config", dataclasses.replace(room.jobs._tools.config, own_vm="web1"))
+    with pytest.raises(Conflict, match="would end itself"):
+        room.jobs.verb(vm_id, "stop", by="ann")
+    with pytest.raises(Conflict, match="would end itself"):
+        room.jobs.apply({"vms": [{"name": "web1", "state": "absent"}]}, by="ann")
+    assert room.ended(room.jobs.verb(vm_id, "start", by="ann"))["state"] == "succeeded"
 
 
 def test_an_unknown_verb_or_vm_is_refused(room: Room) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from domus_controller.jobs.outcome import Interrupted, TimeIsOver, failure, outcome_of
-from domus_core.errors import Cancelled, DriverError
+from domus_core.errors import Cancelled, DriverError, error_from_dict
 
 NAMES = {"s1": "one", "s2": "two"}
 
@@ -30,7 +30,7 @@ def test_one_object_failed_and_the_others_have_taken_effect() -> None:
     targets = [("vm", "a", "s1"), ("vm", "b", "s1"), ("vm", "c", "s2")]
     statuses = {"s1": status("failed", entry("a"), entry("b", DriverError("no"))), "s2": status("succeeded", entry("c"))}
     found = outcome_of(statuses, NAMES, targets)
-    assert (found.state, found.changed, found.error) == ("failed", True, DriverError("no").as_dict())
+    assert (found.state, found.changed, found.error) == ("failed", True, DriverError("no").on("one").as_dict())
     assert list(found.requests.values()) == ["effective", "failed", "effective"]
     assert found.reasons == {("vm", "b", "s1"): "no"}
 
@@ -40,9 +40,17 @@ def test_several_errors_are_told_together() -> None:
     assert error is not None and error["message"] == "x" and [one["message"] for one in error["errors"]] == ["x", "y"]
 
 
+def test_the_same_error_of_two_servers_names_both() -> None:
+    statuses = {server: status("failed", entry("a", DriverError("no", object="vm a"))) for server in ("s1", "s2")}
+    found = outcome_of(statuses, NAMES, [])
+    assert found.error is not None and found.result is not None
+    assert [str(error_from_dict(one)) for one in found.error["errors"]] == ["vm a on server one: no", "vm a on server two: no"]
+    assert [one["error"]["server"] for one in found.result["objects"]] == ["one", "two"]
+
+
 def test_a_server_without_an_answer_fails_what_was_asked_of_it() -> None:
     found = outcome_of({"s1": status("unreachable", error={"code": "unreachable", "message": "gone"})}, NAMES, [("vm", "a", "s1")])
-    assert found.state == "failed" and found.error == {"code": "unreachable", "message": "gone", "object": "server one"}
+    assert found.state == "failed" and found.error == {"code": "unreachable", "message": "gone", "object": "server one", "server": "one"}
     assert found.requests == {("vm", "a", "s1"): "untouched"} and found.reasons == {("vm", "a", "s1"): "server one: gone"}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from domus_controller.store import backup, callbacks, objects, servers
+from domus_controller.store import backup, callbacks, objects, policy_looks, server_states, servers
 from domus_controller.store.database import Store
 from domus_core.errors import Busy, DriverError, NotFound
 
@@ -19,6 +20,7 @@ def test_a_backup_is_whole_and_restored_as_it_was(store: Store, tmp_path: Path) 
     put(store, described(1, memory=1))
     callbacks.ingest(store, FIRST, "e", [event(1)])
     callbacks.completed(store, FIRST, "e")
+    server_states.set_powered_off(store, FIRST, {"by": "ann", "reason": "", "policy": False})
     made = backup.backup(store, tmp_path / "one.db")
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
     put(store, described(1, memory=2))
@@ -30,7 +32,9 @@ def test_a_backup_is_whole_and_restored_as_it_was(store: Store, tmp_path: Path) 
     assert objects.find(restored, "vm", "vm00001")["spec"]["memory"] == 1 and restored.manager_id == manager_id
     assert callbacks.incomplete(restored) == [FIRST]
     assert [item["name"] for item in objects.page(restored, "vm", since=since)["items"]] == ["vm00001"]
-    assert servers.find(restored, "first")["state"] == "unknown"
+    first = servers.find(restored, "first")
+    assert (first["state"], first["powered_off"]) == ("unknown", None), "who was woken or switched off since is not known"
+    assert abs((policy_looks.restored_at(restored) or 0) - time.time()) < 60
     restored.close()
 
 

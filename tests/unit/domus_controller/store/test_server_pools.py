@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from domus_controller.store.server_pools import Teller, pool_of
@@ -45,6 +46,13 @@ def test_a_silent_member_is_shown_and_does_not_speak() -> None:
     assert pool["told_by"] == "srv-b" and kinds(pool) == [("not_heard", "srv-a")]
     assert [(one["state"], one["heard"]) for one in pool["members"]] == [("offline", False), ("online", True)]
     assert [link["stale"] for link in pool["links"]] == [True, False]
+
+
+def test_a_member_that_is_off_on_purpose_is_no_problem() -> None:
+    off = dataclasses.replace(teller("a", heard=False), off=True)
+    pool = pool_of("pool1", [off, teller("b", members={"a": "offline", "b": "online"}, coordinator="b")])
+    assert (pool["state"], pool["problems"]) == ("healthy", [])
+    assert [(one["heard"], one["off"]) for one in pool["members"]] == [(False, True), (True, False)]
 
 
 def test_when_nobody_is_heard_nothing_is_claimed() -> None:

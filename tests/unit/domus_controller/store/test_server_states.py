@@ -7,6 +7,7 @@ from typing import Any, Optional
 import pytest
 from domus_controller.store import events, server_states, servers
 from domus_controller.store.database import Store
+from domus_controller.store.fleet import read_fleet
 from domus_controller.store.server_states import Heard, Limits, state_of
 from domus_controller.store.servers import CONNECTED, STATES
 from hypothesis import given
@@ -75,6 +76,32 @@ def test_facts_stay_until_others_are_told_and_an_old_agent_is_marked(store: Stor
     hear(store, FIRST)
     found = servers.find(store, FIRST)
     assert (found["facts"], found["behind"], found["tags"]) == ({"cpus": 8}, True, [])
+
+
+@given(BEFORE, SECONDS, SECONDS, some.booleans())
+def test_who_was_switched_off_on_purpose_alarms_nobody(before: str, silent: float, listening: float, lost: bool) -> None:
+    state = state_of(Heard(before, START - silent, False, lost, True), START, START - listening, LIMITS)
+    assert state == "off" or state == before or (before in CONNECTED and state == "running")
+    if min(silent, listening) >= 30:
+        assert state == "off"
+    assert state_of(Heard(state, START - silent, False, lost, True), START, START - listening, LIMITS) == state
+
+
+def test_off_on_purpose_is_told_with_its_reason_and_is_over_when_it_is_heard_again(store: Store, clock: Any) -> None:
+    hear(store, FIRST, {"memory": 8 << 30, "cpus": 4})
+    server_states.set_powered_off(store, FIRST, {"by": "ann", "reason": "holidays", "policy": False})
+    (one,) = [one for one in read_fleet(store) if one.id == FIRST]
+    assert one.closed == "is being switched off" and servers.find(store, FIRST)["state"] == "running"
+    clock.at += 40
+    server_states.judge(store, 0.0, LIMITS)
+    found = servers.find(store, FIRST)
+    assert (found["state"], found["powered_off"]["by"], found["problems"]) == ("off", "ann", [])
+    told = [one for one in events.page(store, since=0)["items"] if one["kind"] == "server.off"]
+    assert [(one["severity"], one["data"]) for one in told] == [("info", {"before": "running", "by": "ann", "reason": "holidays", "policy": False})]
+    assert [one.closed for one in read_fleet(store) if one.id == FIRST] == ["is switched off"]
+    hear(store, FIRST)
+    found = servers.find(store, FIRST)
+    assert (found["state"], found["powered_off"]) == ("running", None)
 
 
 def test_a_server_that_was_released_is_not_judged(store: Store) -> None:

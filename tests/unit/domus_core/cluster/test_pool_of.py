@@ -39,6 +39,7 @@ DOCUMENT: dict[str, Any] = {
     "watchdog": {"timeout": 40, "state": "present"},
     "untested_fencing": False,
     "start_policy": "current",
+    "policy": {"mode": "drs", "spare_servers": 1},
     "state": "present",
 }
 HA = {

@@ -91,6 +91,7 @@ def test_other_failed_actions() -> None:
     assert problem_of("domus-fence-power_monitor_120000")[:2] == ("fence_device_failed", "power")
     assert problem_of("ipmi_start_0")[:2] == ("fence_device_failed", "ipmi"), "a device that an administrator added"
     assert problem_of("mail_start_0")[2] == "start of mail failed on h2: why"
+    assert problem_of("manager-ha-web_start_0")[2] == "start of the manager's part web failed on h2: why"
     assert problem_of("domus-vm-web_start_0", "", "Timed Out")[2].endswith(": it took longer than it may")
     assert problem_of("domus-vm-web_start_0", "")[2].endswith(": error")
 

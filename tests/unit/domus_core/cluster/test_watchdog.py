@@ -143,7 +143,7 @@ class Member:
         monkeypatch.setattr(member_services, "run", lambda argv, **more: self.commands.append(" ".join(argv)) or "")
         monkeypatch.setattr(member_services, "running_timeout", lambda: self.running)
         monkeypatch.setattr(member_services, "tell", self.told.append)
-        monkeypatch.setattr(member_services, "stop_services", lambda check=False: ["stopped"])
+        monkeypatch.setattr(member_services, "rest_member", lambda check=False: ["stopped"])
         monkeypatch.setattr(watchdog, "DEVICE", "/dev/null" if device else "/dev/no-watchdog")
 
 

@@ -44,7 +44,9 @@ FILES = {
     "sys/class/net/eth2/operstate": "up\n",
     "sys/class/net/eth2/speed": "25000\n",
     "sys/class/net/eth2/mtu": "9000\n",
-    "sys/class/net/eth2/device/x": "",
+    "sys/class/net/eth2/device/power/wakeup": "enabled\n",
+    "sys/class/net/eth2/bonding_slave/perm_hwaddr": "02:00:00:00:00:99\n",
+    "sys/class/net/eth10/device/power/wakeup": "disabled\n",
     "sys/class/net/bond0/bonding/slaves": "eth2 eth10\n",
     "sys/class/net/bond0/operstate": "up\n",
     "sys/class/net/br0/bridge/x": "",
@@ -90,6 +92,8 @@ def test_interfaces_bonds_bridges_and_vlans_are_told(root: str) -> None:
     }
     assert (cards["eth2"]["link"], cards["eth2"]["speed"], cards["eth2"]["mtu"], cards["eth2"]["master"]) == (True, 25000, 9000, "bond0")
     assert (cards["eth10"]["link"], cards["eth10"]["speed"]) == (False, None)
+    told = {name: (card["mac"], card["own_mac"], card["wakes"]) for name, card in cards.items() if name.startswith("eth")}
+    assert told == {"eth2": ("02:00:00:00:00:02", "02:00:00:00:00:99", True), "eth10": ("02:00:00:00:00:10", "02:00:00:00:00:10", False)}
     assert cards["br0"]["ports"] == ["bond0"] and cards["bond0"]["ports"] == ["eth2", "eth10"]
 
 

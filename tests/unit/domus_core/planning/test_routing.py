@@ -245,3 +245,16 @@ def test_a_server_is_in_one_pool() -> None:
     assert pooled(moved, rack1=[ONE, TWO])["srv1"] == [("rack2", ["srv1"]), ("rack1", "absent")]
     ended = [{"name": "rack1", "state": "absent"}, {"name": "rack2", "servers": ["srv1"]}]
     assert pooled(ended, rack1=[ONE]) == {"srv1": [("rack1", "absent"), ("rack2", ["srv1"])]}
+
+
+def test_a_policy_keeps_its_spare_room_from_the_document_on_that_brings_it() -> None:
+    """Two servers of 4 GiB of which one may die: the third new VM of 2 GiB has no place."""
+    two = {ONE: "srv1", TWO: "srv2"}
+    pool = {"name": "rack1", "servers": ["srv1", "srv2"], "clustered": False, "policy": {"spare_servers": 1}}
+    vms = [{"name": name, "memory": "2GiB"} for name in "abc"]
+    assert route({"vms": vms}, two, {})
+    with pytest.raises(NoCapacity, match="room is kept for the loss of a server"):
+        route({"server_pools": [pool], "vms": vms}, two, {})
+    assert route({"server_pools": [pool], "vms": vms[:2]}, two, {})
+    kept = fleet(two, pool="rack1", spare_servers=1)
+    assert route({"server_pools": [{**pool, "policy": {"spare_servers": 0}}], "vms": vms}, kept, {}), "and no more from the one on that gives it up"

@@ -43,6 +43,13 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["holiday.jpg", "lost+found"]
 
 
+def test_what_a_pool_keeps_there_is_not_foreign(tmp_path: Path) -> None:
+    """virtlockd makes its folder as soon as it is told where."""
+    for folder in ("records", "lockspace"):
+        (tmp_path / folder).mkdir()
+    assert claimed(str(tmp_path), "paris", "nas", read_only=False)
+
+
 def test_what_was_half_made_goes_on(tmp_path: Path) -> None:
     for folder in (".domus", "VirtualDisks", "lost+found"):
         (tmp_path / folder).mkdir()
