@@ -337,7 +337,7 @@ def test_the_pool_file_system_is_gone_on_all_hosts(pool: PoolSite) -> None:
 def test_heavy_writing_to_the_repository_fences_nobody(pool: PoolSite) -> None:
     """All hosts write to the pool file system as fast as they can, and have it synced; HA looks at Corosync and processes, not at storage."""
     writers = [(host, f"{FOLDER}/heavy-{host.name}-{number}") for host in pool.hosts for number in range(2)]
-    command = "while :; do dd if=/dev/zero of={} bs=1M count=64 conv=fsync status=none; done"
+    command = "while dd if=/dev/zero of={} bs=1M count=64 conv=notrunc,fsync status=none; do :; done"
     for host, file in writers:
         host.run("systemd-run", "--quiet", f"--unit={os.path.basename(file)}", "sh", "-c", command.format(file))
     try:

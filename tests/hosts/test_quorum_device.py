@@ -41,7 +41,7 @@ class Device:
 @pytest.fixture(scope="module")
 def device(lab: Lab, module_hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Device:
     one, two, third = module_hosts(3, disk="3G")
-    (lab.shared / "pool").mkdir()
+    (lab.shared / "pool").mkdir(exist_ok=True)
     made = Device(lab, tmp_path_factory.mktemp("device"), third, [one, two])
     assert set(made.play()) == {one.name, two.name}
     return made
