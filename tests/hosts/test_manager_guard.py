@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.conftest import Hosts
-from tests.hosts.lab.commands import Result
-from tests.hosts.lab.host import Host
+from tests.hosts.lab.host import Host, Result
 from tests.hosts.lab.image import CACHE
 from tests.hosts.test_nfs import LEASE, PATIENCE, export
 
