@@ -91,8 +91,7 @@ class PoolUpkeep(Looking):
     def _close(self, membership: Membership) -> None:
         """A server in maintenance takes no VM, whoever would bring it: the manager, or Pacemaker."""
         closed = bool(self._notes().get("maintenance"))
-        if closed != self._closed:
-            membership.close(closed)
+        if closed != self._closed and membership.close(closed):
             self._closed = closed
 
     def _define_missing(self, driver: LibvirtDriver, pool: Pooled) -> None:

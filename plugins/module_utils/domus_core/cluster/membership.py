@@ -8,12 +8,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Callable, Optional
 
 from ..errors import Conflict, DomusError, Forbidden, Moved, NotFound
-from ..libvirt_driver.tools import run
 from ..model.fields import plain
 from ..model.ha import is_kept_up
 from ..model.vm import VmSpec
 from . import pool_vms
-from .cib import CLOSED
+from .cib import CLOSED, is_ours
 from .cib_vms import PoolRules, ha_vms, known_vms, vm_configuration
 from .fence_tests import FenceTest, questions, recall
 from .libvirt_host import Settings, is_quorate
@@ -28,7 +27,6 @@ from .wishes import Migration, migrating, stopping
 
 # What Pacemaker gets beyond the guest's own time to be done with a start or a stop.
 PATIENCE = 180.0
-SECONDS = 30.0
 
 
 def read_membership(path: str = SETTINGS) -> Optional[Membership]:
@@ -151,10 +149,20 @@ class Membership:
         """The name that a server has for itself, by that which the manager has for it."""
         return self.settings.hosts.get(server, server)
 
-    def close(self, closed: bool) -> None:
-        """While this server is closed Pacemaker brings no further VM to it; those that are there stay."""
-        told = ["--node", self.server, "--name", CLOSED, "--update", str(int(closed))]
-        run(["crm_attribute", *told], timeout=SECONDS, what="telling Pacemaker whether this server takes VMs")
+    def close(self, closed: bool) -> bool:
+        """While this server is closed Pacemaker brings no further VM to it; those that are there stay. False: it is not in the configuration yet."""
+        known = []
+
+        def edit(configuration: Any) -> bool:
+            pairs = configuration.iterfind(f"nodes/node[@uname='{self.server}']/instance_attributes/nvpair[@name='{CLOSED}']")
+            known[:] = [pair for pair in pairs if is_ours(pair.getparent().get("id", ""))]
+            changing = [pair for pair in known if pair.get("value") != str(int(closed))]
+            for pair in changing:
+                pair.set("value", str(int(closed)))
+            return bool(changing)
+
+        self.pacemaker.edit(edit, f"server {self.server}")
+        return bool(known)
 
     def keeps_up(self, name: str) -> bool:
         """Is it one of Pacemaker's?"""

@@ -138,6 +138,15 @@ def test_no_ha_without_fence_devices_that_have_passed_their_test(member: Members
     assert trusting.refusal("/nowhere") is None and member.refusal("/nowhere") is not None
 
 
+def test_a_server_is_closed_where_the_pool_speaks_of_it_and_nowhere_else(member: Membership) -> None:
+    def told() -> list[str]:
+        return [pair.get("value") for pair in member.pacemaker.read().iterfind(".//node/instance_attributes/nvpair[@name='domus-closed']")]
+
+    assert member.close(True) and told() == ["1", "0", "0"]
+    assert member.close(True) and member.close(False) and told() == ["0", "0", "0"]
+    assert not member.of("srv9").close(True) and told() == ["0", "0", "0"]
+
+
 def test_who_stops_a_vm_says_so_until_pacemaker_has_heard(member: Membership, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
     monkeypatch.setattr(part.pool_vms, "set_wanted", lambda *what: told.append((what[:2], wishes.is_stopping(member.settings.state, "u1"))))
