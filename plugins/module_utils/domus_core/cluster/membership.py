@@ -151,15 +151,15 @@ class Membership:
 
     def close(self, closed: bool) -> bool:
         """While this server is closed Pacemaker brings no further VM to it; those that are there stay. False: it is not in the configuration yet."""
-        known = []
+        known: list[Any] = []
 
-        def edit(configuration: Any) -> bool:
+        def edit(configuration: Any) -> tuple[str, ...]:
             pairs = configuration.iterfind(f"nodes/node[@uname='{self.server}']/instance_attributes/nvpair[@name='{CLOSED}']")
             known[:] = [pair for pair in pairs if is_ours(pair.getparent().get("id", ""))]
             changing = [pair for pair in known if pair.get("value") != str(int(closed))]
             for pair in changing:
                 pair.set("value", str(int(closed)))
-            return bool(changing)
+            return (CLOSED,) if changing else ()
 
         self.pacemaker.edit(edit, f"server {self.server}")
         return bool(known)

@@ -71,15 +71,6 @@ class Pacemaker:
                 return changes
         raise Busy("the CIB was changed by somebody else each time", object=what, remedy="Try again")
 
-    def edit(self, edit: Callable[[Any], bool], what: str) -> None:
-        """Let `edit` change the configuration that it is given; when it says that it has, that is written. Raises Busy as `change`."""
-        for dummy in range(ATTEMPTS):
-            found = self.read()
-            configuration = copy.deepcopy(found.find("configuration"))
-            if not edit(configuration) or self._write(found, configuration):
-                return
-        raise Busy("the CIB was changed by somebody else each time", object=what, remedy="Try again")
-
     def _change(self, found: Any, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool) -> CibChange:
         wanted = wanted_configuration(pool, node_ids)
         if keeps_vms:
