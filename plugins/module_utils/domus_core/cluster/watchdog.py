@@ -60,23 +60,23 @@ def require_ours(text: str) -> None:
 
 
 def running_timeout() -> Optional[int]:
-    """The time-out that SBD was started with, in seconds; None when it does not run. One that is starting is given its time."""
+    """The time-out that SBD was started with, in seconds; None when it does not run, 0 when its file is newer. One that is starting is given its time."""
     end = time.monotonic() + PATIENCE
     while _shown("ActiveState") in ("activating", "deactivating", "reloading") and time.monotonic() < end:
         time.sleep(PAUSE)
-    with suppress(OSError):
-        pid = _shown("MainPID")
-        if pid not in ("", "0"):
-            with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
-                found = _TIMEOUT.search(file.read().replace("\0", "\n"))
-            return int(found[1]) if found else None
-    return None
+    began = _shown("ActiveEnterTimestamp", "--timestamp=unix").lstrip("@")
+    if _shown("ActiveState") != "active" or not began.isdigit():
+        return None
+    with suppress(OSError), open(FILE, encoding="utf-8") as file:
+        # SBD writes its title over its environment: whether it has read this file, only the time tells.
+        return wanted_timeout(file.read()) if int(os.fstat(file.fileno()).st_mtime) <= int(began) else 0
+    return 0
 
 
-def _shown(name: str) -> str:
+def _shown(name: str, *options: str) -> str:
     """A property of SBD's unit."""
     with suppress(DomusError):
-        return run(["systemctl", "show", f"--property={name}", "--value", UNIT], timeout=SECONDS, what=f"asking for {UNIT}").strip()
+        return run(["systemctl", "show", f"--property={name}", "--value", *options, UNIT], timeout=SECONDS, what=f"asking for {UNIT}").strip()
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +160,21 @@ def test_it_begins_with_corosync_and_is_told_when_it_runs(file: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"), [({"ActiveState": "active", "MainPID": "self"}, 15), ({"ActiveState": "inactive", "MainPID": "0"}, None), ({}, None)]
+    ("told", "seconds"),
+    [
+        ({"ActiveState": "active", "ActiveEnterTimestamp": "@1001"}, 15),
+        ({"ActiveState": "active", "ActiveEnterTimestamp": "@999"}, 0),
+        ({"ActiveState": "inactive", "ActiveEnterTimestamp": "@1001"}, None),
+        ({}, None),
+    ],
 )
-def test_the_timeout_that_it_runs_by_is_its_own_environments(
-    told: dict[str, str], seconds: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_runs_by_its_file_when_it_was_started_after_it(told: dict[str, str], seconds: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = ["activating", "activating"]
     monkeypatch.setattr(watchdog, "PAUSE", 0)
-    monkeypatch.setattr(watchdog, "_shown", lambda name: states.pop() if name == "ActiveState" and states else told.get(name, ""))
-    (tmp_path / "environ").write_text("LANG=C\0SBD_WATCHDOG_TIMEOUT=15\0SBD_OPTS=\0")
-    monkeypatch.setattr(watchdog, "open", lambda path, **more: open(tmp_path / "environ", **more), raising=False)
+    monkeypatch.setattr(watchdog, "FILE", str(tmp_path / "sbd"))
+    monkeypatch.setattr(watchdog, "_shown", lambda name, *options: states.pop() if name == "ActiveState" and states else told.get(name, ""))
+    (tmp_path / "sbd").write_text(watchdog.sbd_file(Watchdog(15)))
+    os.utime(tmp_path / "sbd", (1000, 1000))
     assert watchdog.running_timeout() == seconds and states == []
 
 
