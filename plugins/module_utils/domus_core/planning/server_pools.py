@@ -96,7 +96,8 @@ def _of_cluster(wanted: Any, found: Any) -> list[Change]:
 
 def _refuse_second(view: SiteView, name: str) -> None:
     """A server is in one pool."""
-    for other, dummy in view.snapshot.all("server_pool"):
+    known = dict.fromkeys([*(key for key, dummy in view.snapshot.all("server_pool")), *view.site.wanted("server_pool")])
+    for other in known:
         if other != name and view.future("server_pool", other) is not None:
             raise Conflict(f"this server is in server pool {other}", field="servers", remedy=f"Take it out of {other} first, in the same document if you like")
 

@@ -200,3 +200,14 @@ def test_whoever_comes_and_goes_the_plan_leads_there_at_once(before: list[Any], 
         assert found is not None and isinstance(found.spec, ServerPoolSpec)
         assert {one.name for one in found.spec.cluster.members} == set(found.spec.servers)  # type: ignore[union-attr,arg-type]
         assert plan(document(wanted), driver.snapshot).steps == ()
+
+
+def test_a_server_is_in_one_pool_also_when_a_document_makes_both_at_once() -> None:
+    one, two = {"name": "a", "clustered": False, "servers": ["srv1"]}, {"name": "b", "clustered": False, "servers": ["srv1"]}
+    with pytest.raises(DomusError, match="is in server pool"):
+        apply(document(one, two), FakeDriver())
+    driver = FakeDriver()
+    done(driver, one)
+    assert not driver.snapshot.find("server_pool", "b")
+    done(driver, {**one, "state": "absent"}, two)
+    assert driver.snapshot.find("server_pool", "b") and not driver.snapshot.find("server_pool", "a")
