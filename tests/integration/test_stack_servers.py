@@ -48,7 +48,7 @@ def test_an_agent_that_ends_and_comes_back(stack: Stack) -> None:
     stack.end("agent0", signal.SIGKILL)
     for wanted in ("disconnected", "offline"):
         stack.wait_for(lambda wanted=wanted: state(stack) == wanted, wanted)  # type: ignore[misc]
-    assert stack.client.get("/api/v1/health")["servers"] == {"running": 1, "disconnected": 0, "offline": 1, "maintenance": 0, "unknown": 0}
+    assert stack.client.get("/api/v1/health")["servers"] == {"running": 1, "disconnected": 0, "offline": 1, "maintenance": 0, "off": 0, "unknown": 0}
     assert [one["name"] for one in stack.client.pages("/api/v1/servers", state="offline")] == ["s0"]
     stack.wait_for(lambda: stack.client.get("/api/v1/servers/s0")["problems"] != [], "the reason")
     stale = {one["server"]: one["stale"] for one in stack.client.pages("/api/v1/vms")}

@@ -17,6 +17,11 @@ pytestmark = pytest.mark.libvirt
 EDITS: dict[str, list[Any]] = {
     "description": ["one", "two\nlines & <tags>", "", "one again"],
     "tags": [["a"], ["b", "a"], [], ["c"]],
+    "ha": [
+        {"priority": 3},
+        {"enabled": False, "priority": 4, "start_after": ["db"], "start_delay": 5, "restart_limit": 2, "restart_window": 90},
+        {"preferred_servers": ["srv1"], "start_policy": "current", "on_shutdown": "restart"},
+    ],
     "server_tags": [["ssd"], ["ssd", "rack1"], []],
     "anti_affinity": [["databases"], []],
     "cpu_group": ["rack1", "rack2"],
@@ -81,6 +86,7 @@ FIRST = {"disks": DISK, "nics": NIC, "cdroms": CDROM}
 ALL_FIELDS: dict[str, Any] = {
     "description": "all of <it>",
     "tags": ["a", "b"],
+    "ha": {"enabled": False, "priority": 3},
     "server_tags": ["ssd"],
     "anti_affinity": ["databases"],
     "cpu_group": "rack1",

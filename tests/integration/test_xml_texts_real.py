@@ -133,7 +133,8 @@ def free_texts(spec: Any) -> Iterator[tuple[str, str]]:
 
 def test_every_free_text_is_here() -> None:
     assert len(CORPUS) == len(set(CORPUS)) >= 100
-    assert {text for kind in KINDS for text in free_texts(kind.spec)} == FREE | JSON
+    # What is said of a pool goes to Corosync and Pacemaker, not to libvirt.
+    assert {text for kind in KINDS if kind.name != "server_pool" for text in free_texts(kind.spec)} == FREE | JSON
 
 
 def shape(root: Any) -> list[Any]:
