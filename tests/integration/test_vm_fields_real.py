@@ -182,7 +182,7 @@ def test_a_field_is_written_and_read_back(name: str, server: ServerUnderTest) ->
         assert others <= {group} | with_it, "another field has changed, too"
         if name in ("memory", "memory_max", "disks.size"):
             assert f"{value_of(found.spec, name) >> 20}MiB" == value
-        elif group not in ("vnc", "cloud_init", "watchdog", "kernel", "cpu_topology"):
+        elif group not in ("vnc", "cloud_init", "watchdog", "kernel", "cpu_topology", "ha"):
             assert plain(value_of(found.spec, name)) == value
         before = found
     assert server.found().spec == before.spec
