@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -22,16 +21,12 @@ from .migrate_run import check_migration
 from .moving_out import MOVED_STATES, reservations_of, resident
 from .outcome import CANCELLED, ENDED, FAILED, SUCCEEDED, Interrupted, Outcome
 from .output import JobOutput
+from .parts_run import AT_ONCE, Item, PartsRun
 from .power_run import switch as switch_power
-from .tools import Stopped, Tools
+from .tools import Tools
 
 if TYPE_CHECKING:
     from .jobs import Jobs
-
-AT_ONCE = 2
-LOOK_SECONDS = 2.0
-
-Item = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,50 +50,27 @@ def describe(plan: Mapping[str, Any]) -> str:
     return ", ".join(words) or "nothing"
 
 
-class BalanceRun:
-    """One plan; `run` is called once, `cancel` from any thread. `obstacle` says why nothing of the pool may be begun now; empty: nothing."""
+class BalanceRun(PartsRun):
+    """One plan; `run` is called once. `obstacle` says why nothing of the pool may be begun now; empty: nothing."""
 
     def __init__(self, tools: Tools, work: Jobs, job: Mapping[str, Any], again: bool, obstacle: Callable[[], str]) -> None:
-        self._tools, self._work, self._job, self._obstacle = tools, work, job, obstacle
+        super().__init__(tools, work, job)
+        self._again, self._obstacle = again, obstacle
         options = job["options"]
-        self._again = again
         self._wakes, self._offs = ([one for one in options["switches"] if one["action"] == action] for action in (WAKE, POWER_OFF))
         self._moves: list[Item] = list(options["moves"])
         self._left: list[_Left] = []
-        self._cancelled = threading.Event()
-        self._cancelled_by: Optional[str] = None
-
-    def cancel(self, by: str) -> None:
-        """Begin nothing any more, and end what is under way."""
-        self._cancelled_by = self._cancelled_by or by
-        self._cancelled.set()
-        self._cancel_parts()
-
-    def stop(self) -> None:
-        """The manager ends; what is under way goes on."""
 
     def run(self) -> Outcome:
         """Do one step after the other until all are done, or must not be. Raises Stopped when the manager ends."""
-        jobs.start(self._tools.store, self._job["id"])
         told: set[str] = set()
-        seen = self._tools.store.changed(-1, 0)
         with JobOutput(self._tools.store, self._job["id"]) as output:
 
             def say(line: str) -> None:
                 output.put("progress", {"line": line})
 
-            while True:
-                parts = jobs.parts_of(self._tools.store, self._job["id"])
-                _tell_ended(parts, told, say)
-                if self._cancelled.is_set():
-                    self._cancel_parts()
-                under_way = [part for part in parts if part["state"] not in ENDED]
-                begun = self._begin(parts, under_way, say) if not self._cancelled.is_set() and not self._again else False
-                if not under_way and not begun:
-                    return self._outcome(parts)
-                if self._tools.stopping.is_set():
-                    raise Stopped
-                seen = self._tools.store.changed(seen, LOOK_SECONDS)
+            parts = self._follow(lambda parts: _tell_ended(parts, told, say), lambda parts, under_way: not self._again and self._begin(parts, under_way, say))
+        return self._outcome(parts)
 
     def _begin(self, parts: Sequence[Item], under_way: Sequence[Item], say: Callable[[str], None]) -> bool:
         """Begin what may be under way now; was something begun, or given up?"""
@@ -200,11 +172,6 @@ class BalanceRun:
         switch_power(self._work, self._tools.store, server, on=is_on, by=self._job["created_by"], reason=switch["reason"], policy=True, part_of=self._job["id"])
         say(f"server {server['name']}: {switch['action']}: {switch['reason']}")
         return None
-
-    def _cancel_parts(self) -> None:
-        for part in jobs.parts_of(self._tools.store, self._job["id"]):
-            if part["state"] not in ENDED and not part["cancel_requested"]:
-                self._work.cancel(part["id"], by=self._cancelled_by or "")
 
     def _outcome(self, parts: Sequence[Item]) -> Outcome:
         names = {str(one["id"]): str(one["name"]) for one in servers.all(self._tools.store)}

@@ -7,7 +7,6 @@ was killed finds both there and goes on.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -18,15 +17,11 @@ from ..store import jobs, servers
 from .moving_out import draw_up_all, refusal, residents_of, staying
 from .outcome import CANCELLED, ENDED, FAILED, SUCCEEDED, Outcome
 from .output import JobOutput
-from .tools import Stopped, Tools
+from .parts_run import AT_ONCE, Item, PartsRun
+from .tools import Tools
 
 if TYPE_CHECKING:
     from .jobs import Jobs
-
-AT_ONCE = 2
-LOOK_SECONDS = 2.0
-
-Item = dict[str, Any]
 
 
 def plan(tools: Tools, server: Mapping[str, Any], options: Mapping[str, Any], *, stopped: bool = False) -> Item:
@@ -58,47 +53,28 @@ def evacuate(
     return work.queue({**job, "objects": [{"kind": "server", "name": server["name"]}], "relaunch_of": relaunch_of})
 
 
-class EvacuationRun:
-    """One evacuation; `run` is called once, `cancel` from any thread."""
+class EvacuationRun(PartsRun):
+    """One evacuation; `run` is called once. The moves go on when the manager ends, and its next start takes this up."""
 
     def __init__(self, tools: Tools, work: Jobs, job: Mapping[str, Any]) -> None:
-        self._tools, self._work, self._job = tools, work, job
+        super().__init__(tools, work, job)
         self._source = str(job["options"]["server"])
         self._name = str(servers.find(tools.store, self._source)["name"])
-        self._cancelled = threading.Event()
-        self._cancelled_by: Optional[str] = None
         self._stopped = bool(job["options"].get("stopped"))
         self._refused: dict[str, dict[str, Any]] = {}
         self._stays: dict[str, str] = {}
 
-    def cancel(self, by: str) -> None:
-        """Begin no move any more, and end those under way."""
-        self._cancelled_by = self._cancelled_by or by
-        self._cancelled.set()
-        self._cancel_moves()
-
-    def stop(self) -> None:
-        """The manager ends; the moves go on, and the next start of the manager takes this up."""
-
     def run(self) -> Outcome:
         """Move one after the other, a few at once, until nothing is left that can be moved. Raises Stopped when the manager ends."""
-        jobs.start(self._tools.store, self._job["id"])
         told: set[str] = set()
-        seen = self._tools.store.changed(-1, 0)
         with JobOutput(self._tools.store, self._job["id"]) as output:
-            while True:
-                moves = jobs.moves_of(self._tools.store, self._job["id"])
+
+            def tell(moves: Sequence[Item]) -> None:
                 for line in _news(moves, told):
                     output.put("progress", {"line": line})
-                if self._cancelled.is_set():
-                    self._cancel_moves()
-                under_way = [move for move in moves if move["state"] not in ENDED]
-                begun = 0 if self._cancelled.is_set() else self._begin(moves, len(under_way), output)
-                if not under_way and not begun:
-                    return self._outcome(moves, output)
-                if self._tools.stopping.is_set():
-                    raise Stopped
-                seen = self._tools.store.changed(seen, LOOK_SECONDS)
+
+            moves = self._follow(tell, lambda moves, under_way: self._begin(moves, len(under_way), output))
+            return self._outcome(moves, output)
 
     def _begin(self, moves: Sequence[Item], under_way: int, output: JobOutput) -> int:
         """Begin as many moves as may be under way at once; return how many."""
@@ -125,11 +101,6 @@ class EvacuationRun:
                 output.put("progress", {"line": f"vm {move['vm']} stays: {error.message}"})
         # Who was refused just now counts: the next look finds what is left.
         return begun or (1 if any(one.id in self._refused or one.id in self._stays for one in left) else 0)
-
-    def _cancel_moves(self) -> None:
-        for move in jobs.moves_of(self._tools.store, self._job["id"]):
-            if move["state"] not in ENDED and not move["cancel_requested"]:
-                self._work.cancel(move["id"], by=self._cancelled_by or "")
 
     def _outcome(self, moves: Sequence[Item], output: JobOutput) -> Outcome:
         left = staying(self._tools, self._source, self._stays, {str(move["options"]["vm"]) for move in moves})

@@ -81,11 +81,6 @@ def unfinished(store: Store) -> list[dict[str, Any]]:
     return [_details(row) for row in sorted(rows, key=lambda row: int(row["number"]))]
 
 
-def moves_of(store: Store, evacuation: str) -> list[dict[str, Any]]:
-    """The migrations that an evacuation has begun, the oldest first, each as `details` gives it."""
-    return parts_of(store, evacuation, (MIGRATE,))
-
-
 def parts_of(store: Store, job: str, kinds: Sequence[str] = PARTS) -> list[dict[str, Any]]:
     """The jobs of these kinds that a job has begun, the oldest first, each as `details` gives it."""
     sql = "SELECT * FROM jobs INDEXED BY jobs_kind WHERE kind = ? AND json_extract(options, '$.evacuation') = ? ORDER BY number"

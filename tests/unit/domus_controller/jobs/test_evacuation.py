@@ -113,7 +113,7 @@ def test_a_cancelled_one_leaves_what_has_moved(room: Room, movers: Movers) -> No
     ended = room.ended(job)
     assert ended["state"] == "cancelled" and "1 VMs had moved" in ended["error"]["message"]
     assert len(there(room, "srv1")) == 2 and len(room.agents.operations) == 2
-    assert all(one["state"] in ENDED for one in jobs.moves_of(room.store, job["id"]))
+    assert all(one["state"] in ENDED for one in jobs.parts_of(room.store, job["id"]))
 
 
 def test_it_is_taken_up_again_after_a_restart(room: Room, movers: Movers) -> None:
