@@ -202,7 +202,7 @@ class PoolSite:
 
     def is_starting(self, host: Host) -> bool:
         """Is the OCF agent at work there, starting a VM?"""
-        return host.attempt("pgrep", "-f", "domus/vm start", timeout=10).code == 0
+        return host.attempt("pgrep", "-f", "ocf/vm.py start", timeout=10).code == 0
 
     def counted(self, vm: str) -> int:
         """How far the guest has counted on its disk."""

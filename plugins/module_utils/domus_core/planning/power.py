@@ -111,9 +111,12 @@ def _saving(cluster: Cluster, dimensions: Sequence[Dimension], aims: Aims, least
 
 
 def _bound(cluster: Cluster, number: int) -> bool:
-    """Is there a VM that no room elsewhere would help? Such a server never sleeps, whatever moves."""
+    """Is there a VM that no room elsewhere would help, or one elsewhere that may not be where it is, and may be here? Such a server never sleeps."""
     there = cluster.vms[number].values()
-    return any(vm.name in cluster.fixed or not cluster.permitted(vm, number) - {number} for vm in there)
+    if any(vm.name in cluster.fixed or not cluster.permitted(vm, number) - {number} for vm in there):
+        return True
+    others = (other for other in range(len(cluster.servers)) if other != number)
+    return any(number in cluster.permitted(vm, other) for other in others for vm, dummy in cluster.misplaced(other))
 
 
 def _emptied(cluster: Cluster, source: int) -> Union[list[Move], str]:
