@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,10 +203,14 @@ class PoolSite:
         """Is the OCF agent at work there, starting a VM?"""
         return host.attempt("pgrep", "-f", "ocf/vm.py start", timeout=10).code == 0
 
-    def counted(self, vm: str) -> int:
-        """How far the guest has counted on its disk."""
-        told = (self.shared / "VirtualDisks" / f"{vm}.img").read_bytes()
-        return max((int(number) for number in re.findall(rb"disk (\d+)", told)), default=0)
+    def written(self, vm: str) -> bytes:
+        """What the guest has on its disk, where it counts; what an earlier life of it counted may stand there, too."""
+        return (self.shared / "VirtualDisks" / f"{vm}.img").read_bytes()
+
+    def wait_for_counting(self, vm: str) -> None:
+        """Until the guest has written to its disk since now: that it is the same life of it, the watcher sees."""
+        before = self.written(vm)
+        self.wait(lambda: self.written(vm) != before, f"{vm} counting on")
 
     def harm(self, host: Host) -> None:
         """Say that a host is going to be harmed."""

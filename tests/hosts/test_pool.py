@@ -250,7 +250,6 @@ def test_a_lock_falls_late(pool: PoolSite) -> None:
 
 def test_a_server_is_evacuated_and_its_vms_move_live(pool: PoolSite) -> None:
     host = pool.place("guest")
-    counted = pool.counted("guest")
     pool.evacuate(host)
     pool.wait(lambda: not vms_on(pool, host), "the host being empty")
     pool.wait_for_vms()
@@ -258,7 +257,7 @@ def test_a_server_is_evacuated_and_its_vms_move_live(pool: PoolSite) -> None:
     pool.evacuate()
     unharmed(pool, 10)
     assert pool.watcher.running() == places, "a VM went home by itself"
-    pool.wait(lambda: pool.counted("guest") > counted + 5, "the guest counting on")
+    pool.wait_for_counting("guest")
 
 
 def test_a_migration_fails_and_the_vm_runs_on(pool: PoolSite) -> None:
@@ -300,11 +299,10 @@ def test_the_source_dies_while_a_vm_migrates(pool: PoolSite) -> None:
 
 def test_the_destination_dies_while_a_vm_migrates(pool: PoolSite) -> None:
     source, destination = begin_slow_migration(pool)
-    counted = pool.counted("guest")
     pool.harm(destination)
     destination.power_off()
     pool.wait(lambda: [life.host for life in pool.watcher.lives("guest")] == [source.name], "the guest being at its source alone")
-    pool.wait(lambda: pool.counted("guest") > counted + 5, "the guest counting on")
+    pool.wait_for_counting("guest")
     pool.wait(lambda: ("reboot", destination.name) in pool.power.asked, "the destination being fenced")
     pool.evacuate()
 
