@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,8 +38,10 @@ def hosts(lab: Lab) -> Iterator[Hosts]:
 
 @pytest.fixture(scope="module")
 def module_hosts(lab: Lab) -> Iterator[Hosts]:
-    """As `hosts`, for all tests of a module."""
+    """As `hosts`, for all tests of a module. What they have left in the shared folder goes with them: the next ones begin with an empty one."""
     yield from _factory(lab)
+    for left in () if KEEP else list(lab.shared.iterdir()):
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def _factory(lab: Lab) -> Iterator[Hosts]:
