@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.conftest import Hosts
+from tests.hosts.lab.commands import wait_until
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
 from tests.hosts.site import Site
@@ -50,7 +51,11 @@ def test_one_command_forms_the_pool_and_the_second_changes_nothing(lab: Lab, pla
         assert told["quorate"] and told["members"] == {one.name: "online" for one in servers}
         assert host.run("/etc/domus/fencing/bmc.password").strip() == SECRET, "what is in a document is no template"
         assert f'file_lockspace_dir = "{FOLDER}/lockspace"' in host.run("cat", "/etc/libvirt/qemu-lockd.conf")
-    pool = site.client().get("/api/v1/server-pools/rack1")
-    assert pool["quorate"] and [one["state"] for one in pool["servers"]] == ["present", "present"]
+
+    def is_told() -> bool:
+        pool = site.client().get("/api/v1/server-pools/rack1")
+        return bool(pool["quorate"]) and [one["state"] for one in pool["servers"]] == ["present", "present"]
+
+    wait_until(is_told, 60, "the manager hearing of the pool", every=1)
     assert set(site.done("server_pools", domus_site_file=file).values()) == {0}
     assert site.tokens() == []
