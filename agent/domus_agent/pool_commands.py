@@ -8,12 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Callable
 
 from domus_core.cluster.corosync import known_node_ids
 from domus_core.cluster.failures import clear_failures
 from domus_core.cluster.fence_tests import FenceTest, ask_devices, cut_power, recall
-from domus_core.cluster.member_files import CONF, KEY, is_ours, write_files
+from domus_core.cluster.member_files import CONF, KEY, is_ours, read_file, write_files
 from domus_core.cluster.member_services import UNITS, is_active, leave_packaged, start_member, stop_member
 from domus_core.cluster.member_steps import realize, resign
 from domus_core.cluster.pacemaker import Pacemaker, told
@@ -35,7 +36,7 @@ DONE, FAILED, CHANGES = 0, 1, 2
 
 def member(config: AgentConfig, options: argparse.Namespace) -> int:
     """Tell what of a pool is on this server, whether it runs or not."""
-    conf = _read(CONF)
+    conf = read_file(CONF)
     is_member = is_ours(conf)
     seen = {"node_ids": known_node_ids(conf) if is_member else {}, "has_key": is_member and os.path.exists(KEY)}
     show_one({**seen, "services": {unit: is_active(unit) for unit in UNITS}}, options.output)
@@ -139,19 +140,11 @@ def _document(path: str) -> PoolDocument:
 
 
 def _data(path: str) -> Any:
-    text = sys.stdin.read() if path == "-" else _read(path)
+    text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     try:
         return json.loads(text)
     except ValueError as error:
         raise InvalidSpec(f"is no JSON: {error}", object=path) from None
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
 
 
 ACTIONS: dict[str, tuple[Callable[[AgentConfig, argparse.Namespace], int], str]] = {

@@ -154,5 +154,5 @@ def _at(config: AgentConfig, member: Membership, vm: PoolVm) -> Iterator[Libvirt
     is_remote = holder not in (None, member.server) and read_status().members.get(holder or "") in ("online", "standby", "maintenance")
     uri, server = (member.settings.migration.format(holder), holder) if is_remote else (config.uri, None)
     with contextlib.closing(open_driver(uri, config.state_directory)) as driver:
-        driver.of_member = server
+        driver.remote_member = server
         yield driver

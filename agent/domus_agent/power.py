@@ -9,13 +9,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
-from domus_core.cluster.corosync_state import Votes, read_votes
+from domus_core.cluster.corosync_state import Votes
 from domus_core.cluster.member_services import UNITS, is_active, rest_member, start_member
 from domus_core.cluster.outside import has_systemd, pool_action
+from domus_core.cluster.pool_state import ask_votes
 from domus_core.cluster.waking import power_on, send_magic_packets
 from domus_core.errors import Busy, Conflict, DomusError, Forbidden
 from domus_core.libvirt_driver.connection import libvirt, told
-from domus_core.libvirt_driver.tools import ask, run
+from domus_core.libvirt_driver.tools import run
 
 from .connections import Connections
 
@@ -85,7 +86,7 @@ class Power:
         """The pool sees a member that goes in order. Meanwhile Pacemaker may have started a VM here: then the server stays."""
         if not is_active(UNITS[0]):
             return
-        require_quorum_without(read_votes(ask(["corosync-quorumtool", "-s"], timeout=20.0, what="asking Corosync", answers=(0, 2))[1]))
+        require_quorum_without(ask_votes())
         rest_member()
         try:
             self._require_idle()

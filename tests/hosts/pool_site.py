@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import uuid
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from domus_core.cluster.disk_locks import lease_of
 from domus_core.cluster.pool import Pool
 from domus_core.cluster.pool_status import PoolStatus, status_from
 from domus_core.cluster.records import PoolRecord, as_text, from_text
@@ -195,7 +195,7 @@ class PoolSite:
 
     def lease(self, vm: str) -> Path:
         """The file on which virtlockd holds the lock of a VM's disk."""
-        path = self.shared / "lockspace" / hashlib.sha256(f"{FOLDER}/VirtualDisks/{vm}.img".encode()).hexdigest()
+        path = Path(lease_of(str(self.shared / "lockspace"), f"{FOLDER}/VirtualDisks/{vm}.img"))
         assert path.exists(), f"virtlockd keeps no lock for {vm}"
         return path
 

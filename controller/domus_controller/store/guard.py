@@ -9,23 +9,20 @@ which has died falls with its power on a cluster file system, and with its lease
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import struct
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
 
+from domus_core.byte_locks import hold_shared, is_held
 from domus_core.errors import Busy, DomusError, DriverError
 
 FILE = "guard"
 MACHINE_ID = "/etc/machine-id"
-# struct flock of 64-bit Linux: type, whence, start, length, process
-_FLOCK = "hhqqi4x"
 # NFS servers keep the locks of a dead client for 90 s when nobody has said otherwise.
 PATIENCE, PAUSE, WATCH_SECONDS = 150.0, 1.0, 5.0
 # With this code of its worker gunicorn ends as a whole.
@@ -72,16 +69,11 @@ class Guard:
     def check(self) -> None:
         """Hoist it (again), and look for others: what the file system has forgotten is found out. Raises Busy, DriverError."""
         with _told(self._directory):
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _request(fcntl.F_RDLCK, self._byte, 1))
-            others = self._is_taken(0, self._byte) or self._is_taken(self._byte + 1, 0)
+            hold_shared(self._file, self._byte, 1)
+            others = is_held(self._file, 0, self._byte, shared=True) or is_held(self._file, self._byte + 1, 0, shared=True)
         if others:
             remedy = "There it goes on: ask the pool where (crm_mon). One that has just died is waited for; see docs/guides/manager-ha.md"
             raise Busy("another server has it in use", object=f"manager {self._directory}", remedy=remedy)
-
-    def _is_taken(self, start: int, length: int) -> bool:
-        """Does anybody else hold a lock on a byte of this range? A length of 0 goes to the end."""
-        told = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK, start, length))
-        return bool(struct.unpack(_FLOCK, told)[0] != fcntl.F_UNLCK)
 
     def close(self) -> None:
         """Lower it."""
@@ -127,10 +119,6 @@ def hoisted(directory: Path, patience: float = 0.0) -> Optional[Guard]:
                 raise
             time.sleep(PAUSE)
     return None
-
-
-def _request(kind: int, start: int, length: int) -> bytes:
-    return struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
 
 
 @contextlib.contextmanager

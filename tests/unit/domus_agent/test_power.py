@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from domus_agent import power as module
 from domus_agent.power import GIVE_UP_SECONDS, Power, require_quorum_without
+from domus_core.cluster import pool_state
 from domus_core.cluster.corosync_state import Votes
 from domus_core.errors import Busy, Conflict, DomusError, Forbidden
 
@@ -56,7 +57,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(module, "is_active", lambda unit: made.member)
     monkeypatch.setattr(module, "rest_member", made.rest)
     monkeypatch.setattr(module, "start_member", lambda: made.done.append("joined"))
-    monkeypatch.setattr(module, "ask", made.say)
+    monkeypatch.setattr(pool_state, "ask", made.say)
     monkeypatch.setattr(module, "_power_off", lambda: made.done.append("off"))
     return made
 

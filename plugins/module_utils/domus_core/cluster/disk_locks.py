@@ -6,20 +6,17 @@ virtlockd with `file_lockspace_dir` locks a byte of a file there, named by the S
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
-import struct
 from collections.abc import Iterable
 from typing import Optional
 
+from ..byte_locks import is_held
 from ..libvirt_driver.bounded import bounded
 
 CONFIGURATION = "/etc/libvirt/qemu-lockd.conf"
 SECONDS = 10.0
-# struct flock of 64-bit Linux: type, whence, start, length, pid
-_FLOCK = "hhqqi4x"
 
 
 def unlocked(disks: Iterable[str], configuration: str = CONFIGURATION) -> list[str]:
@@ -48,7 +45,6 @@ def lease_of(folder: str, disk: str) -> str:
 def _is_locked(path: str) -> bool:
     try:
         with open(path, "rb") as file:
-            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
-            return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+            return is_held(file.fileno(), 0, 0, shared=False)
     except OSError:
         return False

@@ -27,8 +27,8 @@ KIND = "server_pool"
 SECONDS = 480.0
 
 
-class Member:
-    """This server and the pools that it belongs to, of which one at most is clustered."""
+class ServerPools:
+    """The pools that this server belongs to, of which one at most is clustered."""
 
     def __init__(self, registry: Registry, host: Optional[Host] = None) -> None:
         self._registry = registry

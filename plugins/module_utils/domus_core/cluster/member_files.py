@@ -9,10 +9,11 @@ import json
 import os
 import shlex
 from contextlib import suppress
+from typing import Optional
 
 from ..errors import DriverError, InvalidSpec
 from ..libvirt_driver.registry import write_atomically
-from .corosync import MARK, corosync_conf
+from .corosync import MARK, corosync_conf, read_conf
 from .ocf_door import SETTINGS
 from .pool import secret_path
 from .pool_document import PoolDocument
@@ -32,6 +33,20 @@ class ManagedFile:
     path: str
     content: bytes
     mode: int
+
+
+def read_file(path: str) -> str:
+    """The text of a file, empty when there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def pool_named(conf: str) -> Optional[str]:
+    """The name of the pool that a corosync.conf is of; None for one that is not ours: of others' clusters nothing is told."""
+    return next((value for path, value in read_conf(conf) if path == "totem.1.cluster_name"), None) if is_ours(conf) else None
 
 
 def is_ours(conf: str) -> bool:

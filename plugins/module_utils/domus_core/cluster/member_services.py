@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import suppress
 from typing import Optional
 
 from ..errors import Conflict, DomusError, DriverError, Unreachable
 from ..libvirt_driver.tools import ask, run
 from .cib import VM
 from .corosync import read_conf
-from .member_files import CONF, is_ours
+from .member_files import CONF, is_ours, read_file
 from .pool_status import PoolStatus, read_status
 from .watchdog import FILE as WATCHDOG_FILE
 from .watchdog import UNIT as WATCHDOG_UNIT
@@ -61,19 +60,13 @@ def start_member(check: bool = False) -> list[str]:
 
 def watchdog_of_file() -> Optional[int]:
     """After how many seconds this member's watchdog is to reset it, by the file that is there; None: that is not ours to say."""
-    return wanted_timeout(_watchdog_file() or "")
-
-
-def _watchdog_file() -> Optional[str]:
-    with suppress(FileNotFoundError), open(WATCHDOG_FILE, encoding="utf-8") as file:
-        return file.read()
-    return None
+    return wanted_timeout(read_file(WATCHDOG_FILE))
 
 
 def _follow_watchdog(check: bool) -> list[str]:
     """Have SBD begin with Corosync, or no more: systemd starts and stops it with Corosync only. One that runs goes on until then."""
     wanted, done = watchdog_of_file(), list[str]()
-    if wanted is None and _watchdog_file() is not None:
+    if wanted is None and read_file(WATCHDOG_FILE):
         return done  # somebody else's
     enabled = ask(["systemctl", "is-enabled", WATCHDOG_UNIT], timeout=20.0, what="asking for units", answers=(0, 1, 4))[1].strip() == "enabled"
     if wanted is not None:
@@ -105,9 +98,7 @@ def _follow_device(check: bool) -> list[str]:
 
 def has_device() -> bool:
     """Does the file that is there name a quorum device?"""
-    with suppress(FileNotFoundError), open(CONF, encoding="utf-8") as file:
-        return any(path.startswith("quorum.1.device.1.") for path, dummy in read_conf(file.read()))
-    return False
+    return any(path.startswith("quorum.1.device.1.") for path, dummy in read_conf(read_file(CONF)))
 
 
 def _do(check: bool, what: str, command: list[str]) -> list[str]:
@@ -198,9 +189,7 @@ def rest_member(check: bool = False) -> list[str]:
 
 def leave_packaged(check: bool = False) -> list[str]:
     """End the cluster of one that the packages begin by themselves. Raises Conflict for a cluster that somebody else has made."""
-    conf = ""
-    with suppress(FileNotFoundError), open(CONF, encoding="utf-8") as file:
-        conf = file.read()
+    conf = read_file(CONF)
     if not conf or is_ours(conf):
         return []
     if not PACKAGED.search(conf):

@@ -15,10 +15,11 @@ from ..errors import DomusError
 from ..libvirt_driver.tools import SEARCH_PATH
 from ..model.secrets import Secret
 from ..model.server_pool import LOCKS, RECORDS, has_quorum_device, has_watchdog, host_of
-from .corosync import corosync_conf, known_node_ids, read_conf
-from .member_files import CONF, KEY, OCF_AGENT, OCF_LINK, is_ours
+from .corosync import corosync_conf, known_node_ids
+from .disk_locks import CONFIGURATION as LOCKD_CONF
+from .disk_locks import lock_space
+from .member_files import CONF, KEY, OCF_AGENT, OCF_LINK, pool_named, read_file
 from .member_services import DEVICE_UNIT, UNITS, is_active, works_by_its_file
-from .member_steps import read_file
 from .ocf_door import SETTINGS
 from .pacemaker import Pacemaker
 from .pool import secret_path
@@ -30,9 +31,9 @@ from .watchdog import sbd_file
 
 PROGRAMS = ("corosync", "corosync-cfgtool", "pacemakerd", "crm_mon", "crm_diff", "cibadmin", "stonith_admin")
 QUORUM_DEVICE = "corosync-qdevice"
-QEMU_CONF, LOCKD_CONF = "/etc/libvirt/qemu.conf", "/etc/libvirt/qemu-lockd.conf"
+QEMU_CONF = "/etc/libvirt/qemu.conf"
 PATIENCE = 30.0
-_SETTING = re.compile(r'^\s*(\w+)\s*=\s*"?([^"#\n]*?)"?\s*$', re.MULTILINE)
+_LOCKED = re.compile(r'^\s*lock_manager\s*=\s*"lockd"', re.MULTILINE)
 
 
 def lacking(spec: Any, path: Optional[str]) -> tuple[str, ...]:
@@ -52,8 +53,7 @@ def lacking(spec: Any, path: Optional[str]) -> tuple[str, ...]:
 
 
 def _locks_are_in(folder: str) -> bool:
-    manager = dict(_SETTING.findall(read_file(QEMU_CONF))).get("lock_manager")
-    return manager == "lockd" and dict(_SETTING.findall(read_file(LOCKD_CONF))).get("file_lockspace_dir", "").rstrip("/") == folder
+    return _LOCKED.search(read_file(QEMU_CONF)) is not None and (lock_space(LOCKD_CONF) or "").rstrip("/") == folder
 
 
 def settings_for(path: Optional[str], lease: Optional[int]) -> dict[str, Any]:
@@ -73,8 +73,7 @@ def _settings_there() -> dict[str, Any]:
 
 def pool_there() -> Optional[str]:
     """The name of the clustered pool that this server's files are of, or None; of others' clusters nothing is told."""
-    conf = read_file(CONF)
-    return next((value for path, value in read_conf(conf) if path == "totem.1.cluster_name"), None) if is_ours(conf) else None
+    return pool_named(read_file(CONF))
 
 
 def membership() -> dict[str, Any]:

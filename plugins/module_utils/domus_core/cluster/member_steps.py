@@ -15,7 +15,7 @@ from ..errors import Conflict, DomusError
 from ..libvirt_driver.tools import explain
 from ..model.server_pool import POOL_FOLDERS
 from .corosync import known_node_ids
-from .member_files import CONF, is_ours, remove_files, write_files
+from .member_files import CONF, is_ours, read_file, remove_files, write_files
 from .member_services import UNITS, is_active, leave_packaged, start_member, stop_member
 from .pacemaker import Pacemaker
 from .pool_document import PoolDocument
@@ -92,12 +92,3 @@ def make_folders(records: str) -> None:
             os.makedirs(path, mode=0o700, exist_ok=True)
         except OSError as error:
             raise explain(error, f"making {path}", path) from None
-
-
-def read_file(path: str) -> str:
-    """The text of a file, empty when there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""

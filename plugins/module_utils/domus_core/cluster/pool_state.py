@@ -10,10 +10,10 @@ from typing import Any, Optional
 from ..errors import DomusError
 from ..libvirt_driver.tools import ask
 from .cib import VM
-from .corosync import known_node_ids, read_conf
+from .corosync import known_node_ids
 from .corosync_state import Link, Votes, read_links, read_votes
 from .fence_tests import FenceTest
-from .member_files import CONF, is_ours
+from .member_files import CONF, pool_named, read_file
 from .pool_problems import LINK, SILENT, Problem
 from .pool_status import PoolStatus, read_status
 
@@ -72,27 +72,25 @@ def told_of(state: PoolState, tests: Iterable[FenceTest] = ()) -> dict[str, Any]
 
 def read_pool_state(conf_path: str = CONF) -> Optional[PoolState]:
     """How the pool of this server is; None when it is in no pool of ours. What does not answer is a problem in it, no error."""
-    try:
-        with open(conf_path, encoding="utf-8") as file:
-            conf = file.read()
-    except OSError:
-        return None
-    if not is_ours(conf):
+    conf = read_file(conf_path)
+    pool = pool_named(conf)
+    if pool is None:
         return None
     votes: Optional[Votes] = None
     links: tuple[Link, ...] = ()
     status, silence = None, ""
     try:
-        votes = read_votes(_corosync("corosync-quorumtool", "-s"))
+        votes = ask_votes()
         links = read_links(_corosync("corosync-cfgtool", "-s"), known_node_ids(conf))
         status = read_status(SECONDS)
     except DomusError as error:
         silence = str(error)
-    return pool_state(_name(read_conf(conf)), os.uname().nodename, status, votes, links, silence)
+    return pool_state(pool, os.uname().nodename, status, votes, links, silence)
 
 
-def _name(settings: list[tuple[str, str]]) -> str:
-    return next((value for path, value in settings if path == "totem.1.cluster_name"), "")
+def ask_votes() -> Votes:
+    """What Corosync says of quorum and votes. Raises DriverError, Unreachable."""
+    return read_votes(_corosync("corosync-quorumtool", "-s"))
 
 
 def _corosync(*command: str) -> str:

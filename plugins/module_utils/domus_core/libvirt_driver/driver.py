@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Callable, Optional
 
-from ..cluster.member import Member
+from ..cluster.member import ServerPools
 from ..cluster.membership import read_membership
 from ..driver import Driver, Target
 from ..model.document import Site
@@ -50,8 +50,8 @@ class LibvirtDriver:
         self.state_directory = state_directory
         self.registry = Registry(os.path.join(state_directory, "objects"))
         self.storage = Storage()
-        self.of_member: Optional[str] = None
-        self.member = Member(self.registry, self.storage.host)
+        self.remote_member: Optional[str] = None
+        self.server_pools = ServerPools(self.registry, self.storage.host)
         self._site: Optional[Site] = None
         self._places: Optional[Places] = None
         self._isos: dict[str, str] = {}
@@ -60,10 +60,10 @@ class LibvirtDriver:
     def pool(self) -> Optional[Pooled]:
         """This server's part in its clustered pool, if it is in one; looked at each time, since it may come to be in one.
 
-        `of_member` names the member whose libvirt this is, where it is another one's.
+        `remote_member` names the member whose libvirt this is, where it is another one's.
         """
         membership = read_membership()
-        return None if membership is None else Pooled(membership.of(self.of_member))
+        return None if membership is None else Pooled(membership.of(self.remote_member))
 
     def locked(self, changing: Iterable[Target], using: Iterable[Target], *, patience: float) -> AbstractContextManager[None]:
         """Hold the objects in a lock file of this server."""
@@ -81,13 +81,13 @@ class LibvirtDriver:
             "server": self._servers(server),
             "network": network.read_networks(self.connection, self.registry),
             "repository": repositories,
-            "server_pool": self.member.read_all(site),
+            "server_pool": self.server_pools.read_all(site),
             "template": repository.read_images("template", self.registry, places),
             "iso": repository.read_images("iso", self.registry, places),
             "virtual_disk": virtual_disk.read_virtual_disks(places),
             "vm": vms.read_all(),
         }
-        return Snapshot(server, objects, repository.read_files(places, site), self.member.lacking(site))
+        return Snapshot(server, objects, repository.read_files(places, site), self.server_pools.lacking(site))
 
     def read_one(self, kind: str, key: str, *, addresses: bool = True) -> Optional[Found]:
         """One object as it is now, or None; a running VM with its IP addresses unless they are not asked for."""
@@ -103,7 +103,7 @@ class LibvirtDriver:
         if kind == "server":
             return self._servers(self._server(self._site)).get(key)
         if kind == "server_pool":
-            return self.member.read(key)
+            return self.server_pools.read(key)
         if kind == "repository":
             return repository.read_repositories(self.registry, self._site, self.storage).get(key)
         return repository.read_images(kind, self.registry, self.known_places()).get(key)
@@ -224,7 +224,7 @@ _STEPS: dict[str, Callable[[LibvirtDriver, Step, str], None]] = {
     "server": LibvirtDriver._carry_out_server,
     "network": lambda driver, step, site: network.carry_out(driver.connection, driver.registry, step, site),
     "repository": lambda driver, step, site: repository.carry_out_repository(driver.registry, driver.storage, step, site),
-    "server_pool": lambda driver, step, site: driver.member.carry_out(step),
+    "server_pool": lambda driver, step, site: driver.server_pools.carry_out(step),
     "template": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
     "iso": lambda driver, step, site: repository.carry_out_image(driver.registry, driver.known_places(), step),
     "virtual_disk": lambda driver, step, site: virtual_disk.carry_out(driver.connection, driver.registry, driver.known_places(), step),

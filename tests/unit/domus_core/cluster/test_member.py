@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from domus_core.cluster import member, member_files, member_services, member_sight, member_steps, outside
-from domus_core.cluster.member import Member
+from domus_core.cluster.member import ServerPools
 from domus_core.cluster.member_files import write_files
 from domus_core.cluster.pool_document import as_data, read_pool_document
 from domus_core.cluster.pool_of import member_document
@@ -82,7 +82,7 @@ class Room:
         self.registry = Registry(str(folder / "objects"))
         self.registry.write("repository", "fs", {"name": "fs", "path": str(folder / "fs"), "shared": True})
         self.host = FakeHost()
-        self.member = Member(self.registry, self.host)  # type: ignore[arg-type]
+        self.pools = ServerPools(self.registry, self.host)  # type: ignore[arg-type]
 
     def act(self, action: str, data: Any = None, **more: Any) -> dict[str, Any]:
         """What `domus-agent pool` does: its files, and no services."""
@@ -98,10 +98,10 @@ class Room:
     def apply(self, *pools: dict[str, Any]) -> list[str]:
         """Plan with what is found here, and take the steps; what changed."""
         site = parse_document({"repositories": [{"name": "fs", "path": str(self.folder / "fs"), "shared": True}], "server_pools": list(pools)})
-        snapshot = dataclasses.replace(EMPTY, objects={"server_pool": self.member.read_all(site)})
+        snapshot = dataclasses.replace(EMPTY, objects={"server_pool": self.pools.read_all(site)})
         steps = [step for step in plan(site, snapshot).steps if step.kind == "server_pool"]
         for step in steps:
-            self.member.carry_out(step)
+            self.pools.carry_out(step)
         return [change.field if isinstance(change.before, str) is False else f"{change.field}: {change.before}" for step in steps for change in step.changes]
 
 
@@ -189,7 +189,7 @@ def test_a_member_that_failed_on_the_way_is_known_and_completed(room: Room) -> N
 def test_a_server_that_leaves_gives_everything_back(room: Room) -> None:
     room.apply(POOL)
     assert room.apply({"name": "rack1", "state": "absent"}) == ["state: present"]
-    assert room.actions[-1][0] == "leave" and room.member.read_all(None) == {} and not (room.folder / "authkey").exists()
+    assert room.actions[-1][0] == "leave" and room.pools.read_all(None) == {} and not (room.folder / "authkey").exists()
 
 
 def test_a_pool_without_a_cluster_is_only_written_down(room: Room) -> None:
@@ -201,13 +201,13 @@ def test_a_pool_without_a_cluster_is_only_written_down(room: Room) -> None:
 def test_a_cluster_that_a_role_has_made_is_seen(room: Room) -> None:
     room.apply(POOL)
     room.registry.remove("server_pool", "rack1")
-    (found,) = room.member.read_all(None).values()
+    (found,) = room.pools.read_all(None).values()
     assert (found.spec.name, found.state.registered) == ("rack1", False)
     assert member_sight.membership() == {"pool": "rack1", "node_ids": {OWN: 1, "h2": 2}, "authkey": KEY}
 
 
 def test_a_server_of_no_pool_has_no_membership(room: Room) -> None:
-    assert set(member_sight.membership().values()) == {None} and room.member.read_all(None) == {}
+    assert set(member_sight.membership().values()) == {None} and room.pools.read_all(None) == {}
 
 
 def test_what_a_server_lacks(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,11 +215,11 @@ def test_what_a_server_lacks(room: Room, monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("QEMU_CONF", "LOCKD_CONF"):
         monkeypatch.setattr(member_sight, name, str(room.folder / name))
     site = parse_document({"server_pools": [POOL]})
-    lacking = room.member.lacking(site)["rack1"]
+    lacking = room.pools.lacking(site)["rack1"]
     assert lacking[:2] == ("the program pacemakerd", "the program fence_ipmilan") and f"{room.folder}/fs/lockspace" in lacking[2]
     (room.folder / "QEMU_CONF").write_text('# lock_manager = "sanlock"\nlock_manager = "lockd"\n')
     (room.folder / "LOCKD_CONF").write_text(f'auto_disk_leases = 1\nfile_lockspace_dir = "{room.folder}/fs/lockspace"\n')
-    assert room.member.lacking(site)["rack1"] == ("the program pacemakerd", "the program fence_ipmilan")
+    assert room.pools.lacking(site)["rack1"] == ("the program pacemakerd", "the program fence_ipmilan")
     with pytest.raises(DomusError, match="lacks the program pacemakerd"):
         shared = parse_document({"repositories": [{"name": "fs", "path": "/srv/fs", "shared": True}], "server_pools": [POOL]})
         apply(shared, FakeDriver(dataclasses.replace(EMPTY, lacks={"rack1": lacking})), check=True)
