@@ -149,6 +149,11 @@ class Membership:
         """The name that a server has for itself, by that which the manager has for it."""
         return self.settings.hosts.get(server, server)
 
+    def servers(self) -> tuple[str, ...]:
+        """The members, by the names that the manager has for them."""
+        called = {host: name for name, host in self.settings.hosts.items()}
+        return tuple(sorted(called.get(host, host) for host in self.status().members))
+
     def close(self, closed: bool) -> bool:
         """While this server is closed Pacemaker brings no further VM to it; those that are there stay. False: it is not in the configuration yet."""
         known: list[Any] = []

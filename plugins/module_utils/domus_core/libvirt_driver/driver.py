@@ -192,9 +192,10 @@ class LibvirtDriver:
         wanted = [name for name, spec in site.wanted("vm").items() if is_kept_up(spec)]
         if not wanted or vms.pool is None:
             return server
-        refusal = vms.pool.membership.refusal(self.state_directory)
-        unprotected = vms.pool.unprotected((name, vms.lookup(name)) for name in wanted)
-        return dataclasses.replace(server, facts={**server.facts, "ha": {"refusal": refusal, "unprotected": unprotected}})
+        member = vms.pool.membership
+        refusal = member.refusal(self.state_directory)
+        told = {"servers": () if refusal else member.servers(), "unprotected": vms.pool.unprotected((name, vms.lookup(name)) for name in wanted)}
+        return dataclasses.replace(server, facts={**server.facts, "ha": {"refusal": refusal, **told}})
 
     def _virtualization(self, site: Optional[Site]) -> str:
         """What the document says of this server, else what was said before."""

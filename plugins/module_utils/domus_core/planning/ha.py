@@ -22,6 +22,10 @@ def check_ha(view: SiteView, whole: Any, before: Optional[Any]) -> None:
     if refusal is not None:
         remedy = "Make the server a member of a clustered pool" if refusal == NO_POOL else "Mend that; domus pool fence-test tests fence devices"
         raise Conflict(f"it would be started on hope: {refusal}", field="ha.enabled", value=True, remedy=remedy)
+    known = facts.get("servers") or ()
+    for name in whole.ha.preferred_servers or ():
+        if known and name not in known:
+            raise Conflict("is not a server of the pool", field="ha.preferred_servers", value=name, remedy=f"Its servers: {', '.join(known)}")
     if whole.name in facts.get("unprotected", ()) and not is_kept_up(before):
         raise Conflict(
             "its disks are not locked, since it was started before there were locks", field="ha.enabled", value=True, remedy="Restart it, then apply again"
