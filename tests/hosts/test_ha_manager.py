@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +87,19 @@ def test_a_server_is_emptied_and_gets_none(pools: ManagedPool) -> None:
     pools.wait(lambda: pools.hosts[0].shell(closed).strip() == "1", "Pacemaker knowing of the maintenance")
     pools.fleet.client.put(maintenance, {"enabled": False})
     pools.wait(lambda: pools.hosts[0].shell(closed).strip() == "0", "the end of it")
+
+
+def test_a_stopped_vm_stays_where_it_was_moved(pools: ManagedPool) -> None:
+    """Its definition there is no leftover, though nothing of it runs: the agents look several times meanwhile."""
+    source = place(pools, "plain")
+    target = next(host for host in pools.hosts if host is not source)
+    verb(pools, "plain", "stop", timeout=1, force=True)
+    assert pools.fleet.ended(pools.fleet.migrate("plain", target))["state"] == "succeeded"
+    time.sleep(50)
+    defined = [host.name for host in pools.hosts if "plain" in host.run("virsh", "list", "--all", "--name").split()]
+    assert defined == [target.name] and pools.fleet.vm("plain")["server"] == target.name
+    verb(pools, "plain", "start")
+    assert place(pools, "plain") is target
 
 
 def test_its_server_dies_and_the_manager_follows(pools: ManagedPool) -> None:

@@ -86,7 +86,10 @@ def finish(driver: LibvirtDriver, uuid: str) -> dict[str, Any]:
     told_of: dict[str, Any] = {}
     with told("completing the arrival"):
         domain = driver.connection.lookupByUUIDString(uuid)
-        if record is not None and record["vm"]["autostart"] and driver.pool is None:
+        pool = driver.pool
+        if pool is not None:
+            pool.arrived(domain)
+        elif record is not None and record["vm"]["autostart"]:
             domain.setAutostart(1)
         if domain.isActive():
             with contextlib.suppress(libvirt.libvirtError):

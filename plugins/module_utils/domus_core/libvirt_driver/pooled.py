@@ -12,7 +12,7 @@ from ..cluster.disk_locks import unlocked
 from ..cluster.libvirt_host import Settings, own_migration
 from ..cluster.membership import Membership, record_of
 from ..cluster.wishes import Migration
-from ..errors import Moved, NotFound
+from ..errors import DomusError, Moved, NotFound
 from ..model.ha import is_kept_up
 from ..model.snapshot import Found
 from ..model.vm import VmSpec
@@ -114,6 +114,19 @@ class Pooled:
         with told(f"defining {record.name}"):
             connection.defineXML(record.definition).setAutostart(0)
         return record.uuid
+
+    def arrived(self, domain: Any) -> None:
+        """A VM that has been moved here is this server's by its record, too; one that does not run would count as a leftover.
+
+        Raises what writing the record raises, but for one that runs: whose that is shows.
+        """
+        try:
+            record = self.membership.find(domain.UUIDString())
+            if record is not None:
+                self.membership.save(dataclasses.replace(record, server=self.membership.server))
+        except DomusError:
+            if not domain.isActive():
+                raise
 
     def unprotected(self, domains: Iterable[tuple[str, Any]]) -> list[str]:
         """The names of the VMs that run, and some disk of which nobody holds the lock of."""
