@@ -1,14 +1,18 @@
-"""The servers of the fault tests."""
+"""The servers of the fault tests, and the agent that is tried from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("tests.support.lab")
 
+from domus_core.clients.agent import AgentClient  # noqa: E402
+
 from tests.integration.server_under_test import ServerUnderTest  # noqa: E402
+from tests.support.agent_process import Owner, RunningAgent  # noqa: E402
 from tests.support.lab import Lab, lab_in  # noqa: E402
 from tests.support.private_libvirtd import PrivateLibvirtd  # noqa: E402
 from tests.support.stack import Stack  # noqa: E402
@@ -53,3 +57,30 @@ def server(furnished: ServerUnderTest) -> Iterator[ServerUnderTest]:
     """The same, without VMs when the test has ended."""
     yield furnished
     furnished.clear()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[RunningAgent]:
+    """An agent in a process of its own, that belongs to nobody."""
+    running = RunningAgent(tmp_path)
+    try:
+        running.start()
+        yield running
+        assert "Traceback" not in running.log.read_text()
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[Owner]:
+    """Who may take it over."""
+    made = Owner(tmp_path / "owner")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(agent: RunningAgent, owner: Owner) -> AgentClient:
+    """The owner's way to the agent, which is its own by now."""
+    owner.take_over(agent)
+    return owner.client(agent)

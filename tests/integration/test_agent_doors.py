@@ -3,62 +3,19 @@
 from __future__ import annotations
 
 import http.client
-import json
-import re
-import signal
 import socket
 import ssl
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from domus_core.clients.agent import AgentClient, FirstContact
 from domus_core.clients.wire import PATH, decode_answer, encode_request
 from domus_core.errors import DomusError
-from domus_core.libvirt_driver.locks import held
 from domus_core.owner import owner as owner_mark
 
-from tests.support.agent_process import ListeningManager, Owner, RunningAgent, ended, raises_code, submit_apply, wait_until
+from tests.support.agent_process import NETWORK, Owner, RunningAgent, ended, hold, raises_code, submit_apply, wait_until
 from tests.support.small_authority import SmallAuthority, serial_of
-
-NETWORK = {"networks": [{"name": "lan", "mode": "isolated"}]}
-SECRET = "not-to-be-found-anywhere"
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[RunningAgent]:
-    running = RunningAgent(tmp_path)
-    try:
-        running.start()
-        yield running
-        assert "Traceback" not in running.log.read_text()
-    finally:
-        running.close()
-
-
-@pytest.fixture
-def owner(tmp_path: Path) -> Iterator[Owner]:
-    made = Owner(tmp_path / "owner")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(agent: RunningAgent, owner: Owner) -> AgentClient:
-    owner.take_over(agent)
-    return owner.client(agent)
-
-
-def hold(agent: RunningAgent, kind: str, key: str) -> Any:
-    """Hold an object's lock, so that an operation on it waits."""
-    return held(str(agent.state_directory / "objects.lock"), [(kind, key)], [], patience=10)
-
-
-def lines(status: dict[str, Any]) -> list[str]:
-    return [line["line"] for line in status["progress"]]
-
 
 # --- take-over and release
 
@@ -224,126 +181,6 @@ def test_a_revoked_certificate_ends_its_operations_and_stays_out(agent: RunningA
         assert owner.client(agent).call("hello")["owned"] is True
 
 
-# --- operations
-
-
-def described(client: AgentClient, kind: str, key: str) -> Any:
-    """What the agent tells the manager of an object, None when it is gone."""
-    return next((one for one in client.call("inventory")["objects"] if (one["kind"], one["key"]) == (kind, key)), None)
-
-
-def test_an_apply_changes_once_and_describes_what_it_made(agent: RunningAgent, client: AgentClient) -> None:
-    plan = client.call("plan", document=NETWORK)
-    assert plan["check"] is True and plan["changed"] is True
-    first = submit_apply(client, NETWORK, expected=plan["fingerprint"])
-    assert (first["state"], first["error"], lines(first)) == ("succeeded", None, ["create network lan", "start network lan"])
-    (entry,) = first["result"]["objects"]
-    assert entry["name"] == "lan" and described(client, "network", "lan")["state"] == "active"
-    assert first["mark"] > 0
-    assert client.call("plan", document=NETWORK)["changed"] is False
-    assert submit_apply(client, NETWORK)["result"]["changed"] is False
-    gone = submit_apply(client, {"networks": [{"name": "lan", "state": "absent"}]})
-    assert gone["state"] == "succeeded" and described(client, "network", "lan") is None
-    outdated = submit_apply(client, {"networks": [{"name": "lan", "state": "absent"}]}, expected=plan["fingerprint"])
-    assert (outdated["state"], outdated["error"]["code"]) == ("failed", "conflict")
-
-
-def test_the_same_id_is_the_same_operation(client: AgentClient) -> None:
-    first = submit_apply(client, NETWORK, "op-1")
-    again = client.call("submit", operation="op-1", kind="apply", document=NETWORK)
-    assert again == first
-    with raises_code("conflict"):
-        client.call("submit", operation="op-1", kind="apply", document={"networks": []})
-    with raises_code("conflict"):
-        client.call("submit", operation="op-1", kind="verb", vm="test", verb="start")
-
-
-def test_what_is_wrong_is_refused_before_it_is_kept(client: AgentClient) -> None:
-    wrong: list[dict[str, Any]] = [
-        {"kind": "apply", "document": {"nonsense": []}},
-        {"kind": "apply", "document": []},
-        {"kind": "apply"},
-        {"kind": "apply", "document": {}, "patience": -1},
-        {"kind": "verb", "vm": "test", "verb": "explode"},
-        {"kind": "verb", "vm": "test", "verb": "start", "force": "yes"},
-    ]
-    for parameters in wrong:
-        with raises_code("invalid_spec"):
-            client.call("submit", operation="op", **parameters)
-    for parameters in ({"kind": "sing", "document": {}}, {"kind": "apply", "document": {}, "chekc": True}):
-        with raises_code("unsupported"):  # what an agent does not know came from a newer caller, as far as a client can tell
-            client.call("submit", operation="op", **parameters)
-    with raises_code("invalid_spec"):
-        client.call("submit", operation="../op", kind="apply", document={})
-    with raises_code("not_found"):
-        client.call("status", operation="op")
-
-
-def test_verbs_change_the_run_state(client: AgentClient) -> None:
-    for number, (verb, state) in enumerate([("kill", "stopped"), ("start", "running"), ("restart", "running"), ("start", "running")]):
-        client.call("submit", operation=f"v{number}", kind="verb", vm="test", verb=verb, force=True)
-        status = ended(client, f"v{number}")
-        assert (status["state"], status["error"]) == ("succeeded", None)
-        assert described(client, "vm", "test")["state"] == state
-    assert status["result"]["changed"] is False
-    client.call("submit", operation="none", kind="verb", vm="nobody", verb="start")
-    assert ended(client, "none")["error"]["code"] == "not_found"
-
-
-def test_cancel_ends_what_waits_and_what_never_began(agent: RunningAgent, client: AgentClient) -> None:
-    names = [f"op{number}" for number in range(6)]
-    with hold(agent, "network", "lan"):
-        for name in names:
-            client.call("submit", operation=name, kind="apply", document=NETWORK)
-        for name in reversed(names):
-            client.call("cancel", operation=name)
-        assert [ended(client, name)["state"] for name in names] == ["cancelled"] * 6
-    assert client.call("plan", document=NETWORK)["changed"] is True
-    assert client.call("cancel", operation="op0")["state"] == "cancelled"
-
-
-def test_an_agent_that_is_killed_does_the_same_operation_again(agent: RunningAgent, owner: Owner, client: AgentClient) -> None:
-    with hold(agent, "network", "lan"):
-        client.call("submit", operation="op", kind="apply", document=NETWORK)
-        wait_until(lambda: client.call("status", operation="op")["state"] == "running")
-        agent.kill()
-    agent.start()
-    after = owner.client(agent)
-    status = after.call("status", operation="op")
-    assert (status["state"], status["error"]["code"]) == ("failed", "interrupted")
-    with raises_code("conflict"):
-        after.call("submit", operation="op", kind="apply", document={"networks": []})
-    assert submit_apply(after, NETWORK, "op")["state"] == "succeeded"
-
-
-def test_sigterm_lets_work_end_and_takes_nothing_new(agent: RunningAgent, owner: Owner, client: AgentClient) -> None:
-    with hold(agent, "network", "lan"):
-        client.call("submit", operation="op", kind="apply", document=NETWORK)
-        wait_until(lambda: client.call("status", operation="op")["state"] == "running")
-        assert agent.process is not None
-        agent.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "ending; 1 operations" in agent.log.read_text())
-    assert agent.process.wait(30) == 0
-    agent.start()
-    assert owner.client(agent).call("status", operation="op")["state"] == "succeeded"
-
-
-def test_secrets_stay_in_memory(agent: RunningAgent, client: AgentClient) -> None:
-    document = {"vms": [{"name": "v", "cpus": 1, "memory": "64MiB", "cloud_init": {"user_data": f"#cloud-config\npassword: {SECRET}\n"}}]}
-    with hold(agent, "vm", "v"):
-        client.call("submit", operation="op", kind="apply", document=document)
-        wait_until(lambda: client.call("status", operation="op")["state"] == "running")
-        assert files_with(agent.directory / "agent", SECRET) == []
-    status = ended(client, "op")
-    assert SECRET not in json.dumps(status) + json.dumps(client.call("inventory"))
-    assert files_with(agent.directory / "agent", SECRET) == []
-    assert SECRET not in agent.log.read_text()
-
-
-def files_with(directory: Path, text: str) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
-
-
 # --- hostile input
 
 
@@ -451,94 +288,3 @@ def test_other_paths_and_methods_get_one_line(agent: RunningAgent, owner: Owner,
     assert response.status == status
     assert len(response.read().splitlines()) == 1
     connection.close()
-
-
-# --- the way back
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[ListeningManager]:
-    listening = ListeningManager(tmp_path / "manager")
-    yield listening
-    listening.close()
-
-
-def sequence_numbers(manager: ListeningManager) -> list[int]:
-    epoch = manager.messages[-1]["epoch"]
-    return sorted(seq for one, seq in manager.records if one == epoch)
-
-
-def test_the_manager_hears_of_everything_once_and_in_order(tmp_path: Path, agent: RunningAgent, manager: ListeningManager) -> None:
-    manager.owner.take_over(agent)
-    client = manager.owner.client(agent)
-    status = submit_apply(client, NETWORK)
-    wait_until(lambda: manager.messages and max(sequence_numbers(manager), default=0) >= status["mark"])
-    assert sequence_numbers(manager) == list(range(1, max(sequence_numbers(manager)) + 1))
-    (told,) = manager.events("operation.finished")
-    assert (told["operation"], told["data"]) == (status["operation"], {"state": "succeeded", "changed": True})
-    networks = [record for record in manager.records.values() if record["type"] == "object" and record["key"] == "lan"]
-    assert networks[-1]["description"]["state"] == "active"
-    assert manager.messages[-1]["server"] == agent.server_id
-    before = len(manager.records)
-    assert client.call("resync")["mark"] > status["mark"]
-    wait_until(lambda: len(manager.records) > before)
-
-
-def test_records_wait_for_a_manager_that_is_away(agent: RunningAgent, manager: ListeningManager) -> None:
-    manager.owner.take_over(agent)
-    client = manager.owner.client(agent)
-    wait_until(lambda: manager.messages)
-    manager.failing = True
-    status = submit_apply(client, NETWORK)
-    agent.kill()
-    agent.start()
-    assert status["operation"] not in [event["operation"] for event in manager.events("operation.finished")]
-    manager.failing = False
-    wait_until(lambda: manager.events("operation.finished"), 60)
-    wait_until(lambda: sequence_numbers(manager) == list(range(1, max(sequence_numbers(manager)) + 1)))
-    assert len({message["epoch"] for message in manager.messages}) == 1
-
-
-def test_a_certificate_that_the_manager_revokes_in_its_answer_is_refused(agent: RunningAgent, manager: ListeningManager) -> None:
-    manager.owner.take_over(agent)
-    files = manager.owner.job("j", [agent.server_id])
-    assert manager.owner.client(agent, files).call("hello")["owned"] is True
-    manager.revoked = [{"serial": serial_of(files[0]), "until": 4e9}]
-    submit_apply(manager.owner.client(agent), NETWORK)
-
-    def refused() -> bool:
-        try:
-            manager.owner.client(agent, files).call("hello")
-        except DomusError as error:
-            return error.code == "forbidden"
-        return False
-
-    wait_until(refused)
-
-
-def test_a_web_server_of_another_authority_is_told_nothing(agent: RunningAgent, manager: ListeningManager) -> None:
-    manager.owner.web = SmallAuthority("somebody else")
-    manager.owner.take_over(agent)
-    submit_apply(manager.owner.client(agent), NETWORK)
-    wait_until(lambda: re.search(r"can not be told: SSLCertVerificationError", agent.log.read_text()))
-    assert manager.messages == []
-
-
-def test_a_damaged_database_begins_a_new_epoch_and_trust_remains(agent: RunningAgent, manager: ListeningManager) -> None:
-    manager.owner.take_over(agent)
-    submit_apply(manager.owner.client(agent), NETWORK)
-    wait_until(lambda: manager.events("operation.finished"))
-    agent.end()
-    first = manager.messages[-1]["epoch"]
-    (agent.directory / "agent/agent.db").write_bytes(b"\0" * 8192)
-    agent.start()
-    wait_until(lambda: manager.messages[-1]["epoch"] != first)
-    wait_until(lambda: manager.events("agent.database_recovered"))
-    assert list((agent.directory / "agent").glob("agent.db.damaged-*"))
-    assert manager.owner.client(agent).call("hello")["owned"] is True
-
-
-def test_it_is_small_when_idle(agent: RunningAgent, client: AgentClient) -> None:
-    agent.end()
-    agent.start()
-    assert agent.memory() <= 64 << 20

@@ -21,11 +21,14 @@ from domus_agent.identity_files import read_identity
 from domus_core.clients.agent import AgentClient, FirstContact
 from domus_core.clients.wire import split_invitation
 from domus_core.errors import DomusError
+from domus_core.libvirt_driver.locks import held
 
 from tests.support.small_authority import SmallAuthority
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
+# What most operations are tried with.
+NETWORK = {"networks": [{"name": "lan", "mode": "isolated"}]}
 MANAGER = "6a1f4e0e-0000-4000-8000-000000000001"
 
 
@@ -229,3 +232,13 @@ def raises_code(code: str) -> Any:
     except DomusError as error:
         caught.append(error)
     assert [error.code for error in caught] == [code]
+
+
+def hold(agent: RunningAgent, kind: str, key: str) -> Any:
+    """Hold an object's lock, so that an operation on it waits."""
+    return held(str(agent.state_directory / "objects.lock"), [(kind, key)], [], patience=10)
+
+
+def lines(status: dict[str, Any]) -> list[str]:
+    """What an operation's status tells people."""
+    return [line["line"] for line in status["progress"]]

@@ -1,4 +1,4 @@
-"""What is sent to the manager, when, and what becomes of its answers; real TLS is in tests/integration/test_agent_doors.py."""
+"""What is sent to the manager, when, and what becomes of its answers; real TLS is in tests/integration/test_agent_callbacks.py."""
 
 from __future__ import annotations
 
