@@ -124,7 +124,7 @@ def tellers_of(store: Store, name: str) -> list[Teller]:
 
 def companion(store: Store, server_id: str) -> Optional[Teller]:
     """A member of the same pool that is heard and may act, the coordinator at best; None: there is none."""
-    mates = next((tellers for tellers in tellers(store).values() if any(one.id == server_id for one in tellers)), [])
+    mates = next((members for members in tellers(store).values() if any(one.id == server_id for one in members)), [])
     able = [one for one in mates if one.heard and one.id != server_id and one.told.get("quorate")]
     return voice_of(able) if able else None
 

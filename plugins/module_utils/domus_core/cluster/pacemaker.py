@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from ..errors import Busy, Conflict, DriverError
 from ..libvirt_driver.tools import ask, run
@@ -17,6 +17,8 @@ from .cib import wanted_configuration
 from .cib_merge import CibChange, keep_vms, merge_configuration
 from .pool import Pool
 from .watchdog import members_without
+
+Done = TypeVar("Done")
 
 SECONDS = 60.0
 ATTEMPTS = 8
@@ -41,35 +43,41 @@ class Pacemaker:
     def apply(self, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool = False) -> CibChange:
         """Make ours as the pool wants it. Raises Busy when others change the CIB all the time, Conflict for a member that has never joined."""
         self._wait_until_joined(pool)
-        for dummy in range(ATTEMPTS):
-            found = self.read()
+
+        def attempt(found: Any) -> Optional[CibChange]:
             change = self._change(found, pool, node_ids, keeps_vms)
-            if change.changes and self._made_property_set(found, pool, node_ids):
-                continue
-            if not change.changes or self._write(found, change.configuration):
-                self._tidy(change)
-                return change
-        raise Busy("the CIB was changed by somebody else each time", object=f"server_pool {pool.name}", remedy="Apply again")
+            return None if change.changes and self._made_property_set(found, pool, node_ids) else self._put(found, change)
+
+        return self._until_done(attempt, f"server_pool {pool.name}")
 
     def change(self, wanted_of: Callable[[Any], Any], what: str) -> CibChange:
         """Make ours as `wanted_of` says of the CIB that it is given. Raises Busy when others change the CIB all the time."""
-        for dummy in range(ATTEMPTS):
-            found = self.read()
-            change = merge_configuration(found.find("configuration"), wanted_of(found))
-            if not change.changes or self._write(found, change.configuration):
-                self._tidy(change)
-                return change
-        raise Busy("the CIB was changed by somebody else each time", object=what, remedy="Try again")
+        return self._until_done(lambda found: self._put(found, merge_configuration(found.find("configuration"), wanted_of(found))), what)
 
     def edit(self, edit: Callable[[Any], tuple[str, ...]], what: str) -> tuple[str, ...]:
         """Write the configuration that `edit` has changed in place; returns what it says has changed. Raises Busy as `change` does."""
-        for dummy in range(ATTEMPTS):
-            found = self.read()
+
+        def attempt(found: Any) -> Optional[tuple[str, ...]]:
             configuration = copy.deepcopy(found.find("configuration"))
             changes = edit(configuration)
-            if not changes or self._write(found, configuration):
-                return changes
+            return changes if not changes or self._write(found, configuration) else None
+
+        return self._until_done(attempt, what)
+
+    def _until_done(self, attempt: Callable[[Any], Optional[Done]], what: str) -> Done:
+        """What the attempt returns for the CIB as it is; None: it has moved on, so that it is read, and tried, again. Raises Busy."""
+        for dummy in range(ATTEMPTS):
+            done = attempt(self.read())
+            if done is not None:
+                return done
         raise Busy("the CIB was changed by somebody else each time", object=what, remedy="Try again")
+
+    def _put(self, found: Any, change: CibChange) -> Optional[CibChange]:
+        """Write the change, and what goes with it; None when the CIB has moved on."""
+        if change.changes and not self._write(found, change.configuration):
+            return None
+        self._tidy(change)
+        return change
 
     def _change(self, found: Any, pool: Pool, node_ids: Mapping[str, int], keeps_vms: bool) -> CibChange:
         wanted = wanted_configuration(pool, node_ids)
