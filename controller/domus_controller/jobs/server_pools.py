@@ -10,7 +10,7 @@ import dataclasses
 import ipaddress
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from domus_core.cluster.corosync import assign_node_ids
@@ -98,7 +98,8 @@ class _Giving:
         if not is_clustered(spec):
             return entry
         members = {str(self._known[id]["name"]): self._known[id] for id in self._staying}
-        facts = {name: _facts_of(one, self._capacities[str(one["id"])]) for name, one in members.items()}
+        known = ((memory.told if memory else None) or {}).get("members") or {}
+        facts = {name: _facts_of(one, self._capacities[str(one["id"])], known.get(_host_of(one), ())[1:]) for name, one in members.items()}
         pool = _checked(pool_of(spec, facts))
         hosts = {name: _host_of(one) for name, one in members.items()}
         memory = memory or self._learn(hosts)
@@ -175,8 +176,8 @@ def _parsed(entry: Entry) -> ServerPoolSpec:
     return spec
 
 
-def _facts_of(server: Mapping[str, Any], capacity: Server) -> ServerFacts:
-    """What a pool needs to know of a server. Raises Conflict when its agent has not told its addresses."""
+def _facts_of(server: Mapping[str, Any], capacity: Server, known: Sequence[str]) -> ServerFacts:
+    """What a pool needs to know of a server, whose addresses as a member so far are `known`. Raises Conflict when its agent has not told its addresses."""
     told = server["facts"] or {}
     if told.get("addresses") is None or told.get("node") is None:
         remedy = "Is it heard? An agent of an older version does not tell: update it with playbooks/update_servers.yml"
@@ -189,6 +190,7 @@ def _facts_of(server: Mapping[str, Any], capacity: Server) -> ServerFacts:
         capacity.cpu_group,
         others=capacity.vms,
         address=server["address"] if _is_address(server["address"]) else None,
+        known=tuple(known),
     )
 
 

@@ -54,6 +54,7 @@ def test_the_addresses_of_a_server(filters: dict[str, Any]) -> None:
     assert filters["pool_addresses"](DOCUMENT, "srv1", told, "203.0.113.1") == ["192.0.2.1", "198.51.100.1"]
     alone = {**DOCUMENT, "server_pools": [{**POOL, "heartbeat": None}]}
     assert filters["pool_addresses"](alone, "srv1", told, "203.0.113.1") == ["203.0.113.1"]
+    assert filters["pool_addresses"](DOCUMENT, "srv1", ["192.0.2.99", *told], "192.0.2.1") == ["192.0.2.1", "198.51.100.1"]
     with pytest.raises(AnsibleFilterError, match="no address in 198"):
         filters["pool_addresses"](DOCUMENT, "srv1", told[2:], "")
 

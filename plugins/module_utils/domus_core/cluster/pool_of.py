@@ -25,6 +25,7 @@ class ServerFacts:
     """What is known of a server: its addresses, what may be promised of it, and what its VMs without HA need.
 
     `address` is where its manager reaches it: its only link in a pool that names no heartbeat networks.
+    `known` are its addresses as a member so far: they decide where it has several, for a service's address is on it for a while.
     """
 
     addresses: tuple[str, ...]
@@ -35,6 +36,7 @@ class ServerFacts:
     evacuated: bool = False
     others: tuple[Demand, ...] = ()
     address: Optional[str] = None
+    known: tuple[str, ...] = ()
 
 
 def pool_of(spec: Any, facts: Mapping[str, ServerFacts], vms: Iterable[HaVm] = (), *, lease: Optional[int] = None) -> Pool:
@@ -56,7 +58,7 @@ def member_of(name: str, facts: ServerFacts, heartbeat: Iterable[Any]) -> Member
     """A server as a member: its address on each link, and its room without what VMs without HA need."""
     return Member(
         name,
-        addresses=tuple(_address(name, facts.addresses, link) for link in heartbeat) or _only_address(name, facts),
+        addresses=tuple(_address(name, facts, link) for link in heartbeat) or _only_address(name, facts),
         memory=max(0, facts.memory - sum(vm.memory for vm in facts.others)),
         cpus=max(0, facts.cpus - sum(vm.cpus for vm in facts.others)),
         tags=facts.tags,
@@ -65,13 +67,16 @@ def member_of(name: str, facts: ServerFacts, heartbeat: Iterable[Any]) -> Member
     )
 
 
-def _address(server: str, addresses: Iterable[str], link: Any) -> str:
+def _address(server: str, facts: ServerFacts, link: Any) -> str:
     subnet = ipaddress.ip_network(link.subnet)
-    found = [one for one in addresses if ipaddress.ip_address(one) in subnet]
-    if len(found) != 1:
-        several = f"has several addresses in {link.subnet}: {', '.join(found)}" if found else f"has no address in {link.subnet}"
-        raise Conflict(f"{server} {several}", field=f"heartbeat[{link.name}]", remedy="Each server needs one address on each heartbeat network")
-    return found[0]
+    found = [one for one in facts.addresses if ipaddress.ip_address(one) in subnet]
+    if len(found) == 1:
+        return found[0]
+    for own in (*facts.known, facts.address):
+        if own in found:
+            return str(own)
+    several = f"has several addresses in {link.subnet}: {', '.join(found)}" if found else f"has no address in {link.subnet}"
+    raise Conflict(f"{server} {several}", field=f"heartbeat[{link.name}]", remedy="Each server needs one address on each heartbeat network")
 
 
 def _only_address(server: str, facts: ServerFacts) -> tuple[str, ...]:

@@ -201,6 +201,15 @@ def test_what_is_refused(room: Room, changes: dict[str, Any], kind: type[DomusEr
     assert word in str(told) and "rack1" in str(told)
 
 
+def test_an_address_that_a_member_has_for_a_while_does_not_make_it_another_member(room: Room) -> None:
+    before = apply(room, POOL)
+    room.hear("srv1", node="h1", addresses=["192.0.2.200", "192.0.2.1", "198.51.100.7"])
+    after = apply(room, {**POOL, "start_policy": "current"})
+    assert after["srv1"]["cluster"]["members"] == before["srv1"]["cluster"]["members"]
+    room.hear("srv2", node="h2", addresses=["192.0.2.200", "192.0.2.201", "198.51.100.7"])
+    assert "srv2 has several addresses in 192.0.2.0/24" in refused(room, POOL).message
+
+
 def test_a_server_that_has_not_told_its_addresses_is_named(room: Room) -> None:
     room.hear("srv2")
     told = refused(room, POOL)

@@ -103,6 +103,13 @@ def test_a_server_without_its_address() -> None:
         assert told.value.field == "heartbeat[storage]"
 
 
+def test_of_several_addresses_the_one_that_is_known_or_where_its_manager_reaches_it() -> None:
+    addresses = ("192.0.2.1", "192.0.2.100", "198.51.100.9", "198.51.100.1")
+    for more in ({"known": ("192.0.2.1", "198.51.100.1")}, {"known": ("192.0.2.77", "198.51.100.1"), "address": "192.0.2.1"}):
+        pool = pool_of(parsed(ServerPoolSpec, DOCUMENT), {**FACTS, "srv1": ServerFacts(addresses, GIB, 1, **more)})
+        assert pool.members[0].addresses == ("192.0.2.1", "198.51.100.1")
+
+
 def test_a_vm() -> None:
     spec = parsed(VmSpec, {"name": "web1", "memory": "2GiB", "cpus": 2, "anti_affinity": ["web"], "server_tags": ["ssd"], "stop_timeout": 5})
     made = ha_vm_of(spec, parsed(HaSpec, HA), "uuid", server="srv1", wanted=True)
