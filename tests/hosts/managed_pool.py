@@ -24,9 +24,9 @@ def guest(name: str, **fields: Any) -> dict[str, Any]:
 
 
 class ManagedPool:
-    """A manager, and servers that are to be a pool, or some of them; a plain VM runs on the first."""
+    """A manager (with more of its settings), and servers that are to be a pool, or some of them; a plain VM runs on the first."""
 
-    def __init__(self, lab: Lab, hosts: list[Host], power: PowerService) -> None:
+    def __init__(self, lab: Lab, hosts: list[Host], power: PowerService, **settings: Any) -> None:
         self.lab, self.hosts, self.power = lab, hosts, power
         (lab.shared / "pool").mkdir(exist_ok=True)
         for host in hosts:
@@ -34,7 +34,7 @@ class ManagedPool:
             host.write("/etc/libvirt/qemu-lockd.conf", f'auto_disk_leases = 1\nfile_lockspace_dir = "{FOLDER}/lockspace"\n')
             host.shell("grep -q ^lock_manager /etc/libvirt/qemu.conf || echo 'lock_manager = \"lockd\"' >>/etc/libvirt/qemu.conf")
             host.shell("systemctl enable --quiet virtlockd.socket; systemctl start virtlockd.socket")
-        self.fleet = Fleet(lab, hosts)
+        self.fleet = Fleet(lab, hosts, **settings)
         names = [host.name for host in hosts]
         self.repository = {"name": "pool", "path": FOLDER, "shared": True, "servers": names}
         self.succeeds({"repositories": [self.repository]})

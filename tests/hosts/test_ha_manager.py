@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import time
 from collections.abc import Iterator
@@ -16,11 +17,15 @@ from tests.hosts.lab.power import PowerService
 from tests.hosts.managed_pool import ManagedPool, guest
 
 HA = {"enabled": True, "priority": 3}
+# Policies are carried out soon after the manager's start.
+SETTINGS = {"policy_start_seconds": 1, "disconnected_seconds": 10}
+# Servers promise so much memory to guests of 192 MiB each, so that one with two of them is far from one with none.
+ROOM = 1500
 
 
 @pytest.fixture(scope="module")
 def pools(lab: Lab, module_hosts: Hosts) -> Iterator[ManagedPool]:
-    with PowerService(lab) as power, contextlib.closing(ManagedPool(lab, module_hosts(3, disk="3G"), power)) as made:
+    with PowerService(lab) as power, contextlib.closing(ManagedPool(lab, module_hosts(3, disk="3G"), power, **SETTINGS)) as made:
         made.succeeds(made.pool(made.hosts))
         made.wait(lambda: made.is_whole(made.hosts), "a whole pool")
         refused = made.fleet.apply({"site": "default", "vms": [guest("web1", pool="rack1", ha=HA)]})
@@ -44,6 +49,11 @@ def place(pools: ManagedPool, vm: str = "web1") -> Host:
         lambda: pools.fleet.vm(vm)["server"] == running[0].name and pools.fleet.vm(vm)["state"] == "running", f"the manager knowing that {vm} runs there"
     )
     return running[0]
+
+
+def arrived_alive(pools: ManagedPool, vm: str) -> bool:
+    """Was its QEMU made to take it over from another one, and not to boot it?"""
+    return "-incoming" in place(pools, vm).run("sh", "-c", f"tr '\\0' '\\n' </proc/$(pgrep -f '[g]uest={vm},')/cmdline").split("\n")
 
 
 def conflicts(pools: ManagedPool) -> list[Any]:
@@ -111,6 +121,29 @@ def test_its_server_dies_and_the_manager_follows(pools: ManagedPool) -> None:
     pools.wait(lambda: "web1" not in lost.run("virsh", "list", "--all", "--name").split() or place(pools) is lost, "the leftover going", 90)
     assert not pools.succeeds({"vms": [guest("web1", ha={"priority": 9}, description="moved")]})["changed"]
     assert conflicts(pools) == []
+
+
+def test_a_policy_spreads_ha_vms_and_pacemaker_keeps_them_there(pools: ManagedPool) -> None:
+    crowded = place(pools)
+    servers = [{"name": one["name"], "memory_reserve": one["facts"]["memory"] - ROOM * 2**20} for one in pools.fleet.servers()]
+    pools.succeeds({"servers": servers, "vms": [guest(name, pool="rack1", ha=HA) for name in ("web2", "web3")]})
+    for name in ("plain", "web2", "web3"):
+        if place(pools, name) is not crowded:
+            assert pools.fleet.ended(pools.fleet.migrate(name, crowded))["state"] == "succeeded"
+    names = ("plain", "web1", "web2", "web3")
+    alive = {name for name in names if arrived_alive(pools, name)}
+    pools.succeeds(pools.pool(pools.hosts, policy={"mode": "drs", "period": 1, "tolerance": 1, "most_moves": 2}))
+    pools.wait(lambda: sorted(collections.Counter(place(pools, name).name for name in names).values()) == [1, 1, 2], "the VMs being spread", 240)
+    pools.succeeds(pools.pool(pools.hosts, policy={"mode": "off"}))
+    jobs = [pools.fleet.ended(job) for job in pools.fleet.client.get("/api/v1/jobs", kind="balance")["items"]]
+    assert jobs and all(job["state"] == "succeeded" for job in jobs), jobs
+    assert not pools.succeeds({"vms": [guest(name, pool="rack1", ha=HA) for name in ("web2", "web3")]})["changed"]
+    spread = {name: place(pools, name).name for name in names}
+    time.sleep(30)
+    assert {name: place(pools, name).name for name in names} == spread, "Pacemaker leaves them there"
+    assert all(arrived_alive(pools, name) for name in names if name in alive or spread[name] != crowded.name), "each has moved, and none was started anew"
+    assert conflicts(pools) == []
+    pools.succeeds({"vms": [{"name": name, "state": "absent", "delete_disks": True} for name in ("web2", "web3")]})
 
 
 def test_it_is_deleted_with_all_that_the_pool_has_of_it(pools: ManagedPool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
@@ -45,6 +46,8 @@ class Watcher:
         self._alive: dict[Life, float] = {}
         # Who has had a disk open for writing: one that still waits for its migration is no VM yet.
         self._wrote: set[Life] = set()
+        # Where the VM ran that a process was made for to take it over: when that host dies before all is handed over, libvirt ends the process.
+        self._source: dict[Life, str] = {}
         self._last: dict[str, float] = {}
         self._end = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._sample, self._ask)]
@@ -137,10 +140,14 @@ class Watcher:
     def _compare(self, now: set[Life]) -> None:
         moment = time.monotonic()
         ended = [life for life in self._alive if life not in now]
+        for life, other in itertools.product(now - set(self._alive), self._alive):
+            if life.vm == other.vm:
+                self._source[life] = other.host
         self._alive = {life: self._alive.get(life, moment) for life in now}
         there = {life.vm for life in now}
         for life in ended:
-            if life in self._wrote and life.vm not in there and life.host not in self.victims and life.vm not in self.excused:
+            harmed = {life.host, self._source.get(life)} & self.victims
+            if life in self._wrote and life.vm not in there and not harmed and life.vm not in self.excused:
                 self._violated(f"{life.vm} ended on {life.host}, which nobody had harmed")
         for vm in there:
             self._last[vm] = moment

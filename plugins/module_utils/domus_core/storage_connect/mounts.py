@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Optional
@@ -65,6 +66,7 @@ class Host:
                 run(("mount", "-t", mount.file_system, "-o", options, mount.source, mount.path), timeout=SECONDS, what=_what(mount))
             return
         unit = unit_name(mount.path)
+        _systemctl("stop", _ender(mount.path), quietly=True)
         try:
             write_atomically(os.path.join(UNITS, unit), unit_text(mount, options, description).encode())
         except OSError as error:
@@ -90,7 +92,7 @@ class Host:
         return True
 
     def unmount(self, path: str, *, force: bool) -> None:
-        """Take it away, now and for later boots; with `force` although its server does not answer. Raises DomusError."""
+        """Take it away, now and for later boots; with `force` although its server does not answer, its folder a while later. Raises DomusError."""
         mounted = any(mount.path == path for mount in self.mounts())
         if not _has_systemd():
             if mounted:
@@ -98,6 +100,7 @@ class Host:
             return
         unit = unit_name(path)
         if mounted and force:
+            _keep_ending(path)
             # By the system itself: this process may not, and sees a copy of the mount only.
             run(("systemd-run", "--quiet", "--wait", "--collect", "umount", *_FORCE[force], path), timeout=SECONDS, what=f"unmounting {path}")
         elif mounted:
@@ -119,6 +122,25 @@ class Host:
 
 # -i: the helper of NFS would ask the server; -f ends what waits for it; -l takes the mount away though it is in use.
 _FORCE: dict[bool, tuple[str, ...]] = {False: (), True: ("-i", "-f", "-l")}
+
+
+# What a QEMU that is killed still asks comes after what umount(8) ended, and waits for ever: a dying process heeds no signal. So the requests are ended again
+# and again, by a copy of the mount in a namespace of its own: there it is there still, once it is away for everybody else, as long as its folder is.
+ENDING_SECONDS = 240
+
+
+def _keep_ending(path: str) -> None:
+    """Have all that is asked of a file server that is gone fail, for as long as it takes to kill the VMs that had their disks there; then the folder goes."""
+    _systemctl("stop", _ender(path), quietly=True)
+    place = shlex.quote(path)
+    again = f"while sleep 1\ndo unshare --mount --propagation private umount -i -f {place}\ndone"
+    script = f"timeout {ENDING_SECONDS} sh -c {shlex.quote(again)}\numount -i -f -l {place}\nrmdir {place}"
+    service = (f"--unit={_ender(path)}", "--property=Type=exec", "--property=MountFlags=private")
+    run(("systemd-run", "--quiet", "--collect", *service, "/bin/sh", "-c", script), timeout=SECONDS, what=f"ending what waits for {path}")
+
+
+def _ender(path: str) -> str:
+    return f"domus-gone-{unit_name(path).removesuffix('.mount')}.service"
 
 
 def _has_systemd() -> bool:

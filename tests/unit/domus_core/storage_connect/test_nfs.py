@@ -60,6 +60,16 @@ def test_attached_and_detached(tmp_path: Path) -> None:
     assert plugin.is_attached(spec, host.mounts()) is False and not (tmp_path / "a/nas").exists()
 
 
+def test_taken_away_by_force_its_folder_stays_for_who_ends_what_waits_for_it(tmp_path: Path) -> None:
+    host, spec = FakeHost(SOURCE), repository(tmp_path / "nas")
+    plugin = NfsMount(host)
+    plugin.attach(spec)
+    plugin.detach(spec, force=True)
+    assert plugin.is_attached(spec, host.mounts()) is False and (tmp_path / "nas").is_dir()
+    plugin.detach(spec, force=True)
+    assert not (tmp_path / "nas").exists(), "nobody waits for what was not mounted"
+
+
 def test_something_else_is_mounted_there(tmp_path: Path) -> None:
     host = FakeHost(SOURCE)
     host.mounted.append(Mount(str(tmp_path), "other:/x", "nfs4"))
