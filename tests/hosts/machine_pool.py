@@ -115,6 +115,8 @@ class MachinePool(PoolSite):
         if self.nas is not None:
             row = f"{self.nas.address}:/export/pool {FOLDER} nfs4 vers=4.2,hard,lookupcache=none,_netdev,nofail 0 0"
             host.shell(f"mkdir -p {FOLDER}; echo {row} >>/etc/fstab; mount {FOLDER}", timeout=PATIENCE)
+        else:  # the shared folder lets nobody write the attributes in which libvirt remembers owners
+            host.shell("echo 'remember_owner = 0' >>/etc/libvirt/qemu.conf")
         super().prepare(host)
 
     def place_file(self, path: str, content: bytes) -> None:
