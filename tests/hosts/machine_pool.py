@@ -102,6 +102,8 @@ class MachinePool(PoolSite):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(self.prepare, self.hosts))
         libvirt_tls.enable(*self.hosts, patience=PATIENCE)
+        for host in self.hosts:
+            host.run("systemctl", "start", "libvirtd.service", timeout=PATIENCE)
 
     def form(self) -> dict[str, Any]:
         """As in containers; and what was written is there after a power cut."""
@@ -118,6 +120,8 @@ class MachinePool(PoolSite):
         else:  # the shared folder lets nobody write the attributes in which libvirt remembers owners
             host.shell("echo 'remember_owner = 0' >>/etc/libvirt/qemu.conf")
         super().prepare(host)
+        # On a real server the agent keeps libvirtd up; an emulated one takes long to start it.
+        host.shell("echo 'LIBVIRTD_ARGS=\"\"' >/etc/default/libvirtd")
 
     def place_file(self, path: str, content: bytes) -> None:
         """Put a file of the pool where it is served from."""

@@ -125,8 +125,11 @@ def test_its_server_dies_and_the_manager_follows(pools: ManagedPool) -> None:
 
 def test_a_policy_spreads_ha_vms_and_pacemaker_keeps_them_there(pools: ManagedPool) -> None:
     crowded = place(pools)
+    vms = [guest("web2", pool="rack1", ha=HA, firmware="uefi"), guest("web3", pool="rack1", ha=HA)]
     servers = [{"name": one["name"], "memory_reserve": one["facts"]["memory"] - ROOM * 2**20} for one in pools.fleet.servers()]
-    pools.succeeds({"servers": servers, "vms": [guest(name, pool="rack1", ha=HA) for name in ("web2", "web3")]})
+    pools.succeeds({"servers": servers, "vms": vms})
+    variables = pools.lab.shared / "pool" / "VirtualDisks" / f"{pools.fleet.vm('web2')['uuid']}_VARS.fd"
+    assert variables.exists(), "UEFI variables lie where every member sees them"
     for name in ("plain", "web2", "web3"):
         if place(pools, name) is not crowded:
             assert pools.fleet.ended(pools.fleet.migrate(name, crowded))["state"] == "succeeded"
@@ -137,13 +140,15 @@ def test_a_policy_spreads_ha_vms_and_pacemaker_keeps_them_there(pools: ManagedPo
     pools.succeeds(pools.pool(pools.hosts, policy={"mode": "off"}))
     jobs = [pools.fleet.ended(job) for job in pools.fleet.client.get("/api/v1/jobs", kind="balance")["items"]]
     assert jobs and all(job["state"] == "succeeded" for job in jobs), jobs
-    assert not pools.succeeds({"vms": [guest(name, pool="rack1", ha=HA) for name in ("web2", "web3")]})["changed"]
+    assert not pools.succeeds({"vms": vms})["changed"]
     spread = {name: place(pools, name).name for name in names}
     time.sleep(30)
     assert {name: place(pools, name).name for name in names} == spread, "Pacemaker leaves them there"
     assert all(arrived_alive(pools, name) for name in names if name in alive or spread[name] != crowded.name), "each has moved, and none was started anew"
     assert conflicts(pools) == []
+    assert variables.exists()
     pools.succeeds({"vms": [{"name": name, "state": "absent", "delete_disks": True} for name in ("web2", "web3")]})
+    assert not variables.exists()
 
 
 def test_it_is_deleted_with_all_that_the_pool_has_of_it(pools: ManagedPool) -> None:

@@ -411,6 +411,21 @@ def test_uefi_starts(firmware: str, server: ServerUnderTest) -> None:
     assert not nvram.exists()
 
 
+def test_uefi_variables_lie_with_a_disk_that_other_servers_see(server: ServerUnderTest) -> None:
+    repository = {"name": "all", "path": str(server.directory / "all"), "shared": True}
+    server.apply(repositories=[repository])
+    server.vm(memory="64MiB", firmware="uefi", disks=[{**ROOT, "repository": "all"}], state="running")
+    variables = Path(server.xml(flags=SECURE).findtext("os/nvram"))
+    assert variables.parent == server.directory / "all" / "VirtualDisks" and variables.exists()
+    first = variables.stat().st_ino
+    server.vm(state="stopped")
+    server.vm(state="running")
+    assert variables.stat().st_ino == first, "they are those of its last boot"
+    server.apply(vms=[{"name": server.name("vm"), "state": "absent", "delete_disks": True}])
+    assert not variables.exists()
+    server.apply(repositories=[{**repository, "state": "absent"}])
+
+
 def test_the_order_of_boot_is_by_class_or_by_device(server: ServerUnderTest) -> None:
     server.vm(**SMALL, disks=[ROOT], nics=[NIC], boot=["network", "disk"], state="running")
     server.vm(disks=[{"name": "root", "boot_index": 2}], nics=[{"name": "lan0", "boot_index": 1}])

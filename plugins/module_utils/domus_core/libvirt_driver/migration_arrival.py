@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Conflict, InvalidSpec
 from ..model.migration import MovingDisk, MovingVm, moving_vm
-from ..model.repository import directory_of
+from ..model.repository import directory_of, is_shared
 from ..planning import migration as planning
 from ..planning.migration import MigrationPlan
 from . import image_files
@@ -24,6 +24,7 @@ from .migration_facts import INCOMING, LARGEST_FILE, seed_folders
 from .registry import write_atomically
 from .tools import make_folder
 from .virtual_disk import notes_of
+from .xml_fields import parse
 
 if TYPE_CHECKING:
     from .driver import LibvirtDriver
@@ -112,7 +113,14 @@ def drop(driver: LibvirtDriver, uuid: str) -> None:
         if domain.isActive():
             domain.destroy()
         if domain.isPersistent():
-            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+            domain.undefineFlags(_variables_too(driver, domain) | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+
+
+def _variables_too(driver: LibvirtDriver, domain: Any) -> int:
+    """What becomes of its UEFI variables: a file that the other server has, too, stays."""
+    holding = driver.known_places().holding(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).findtext("os/nvram"))
+    is_theirs = holding is not None and is_shared(holding)
+    return int(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if is_theirs else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
 
 
 def discard(driver: LibvirtDriver, uuid: str) -> list[str]:

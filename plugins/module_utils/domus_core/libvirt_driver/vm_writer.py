@@ -6,12 +6,13 @@ import re
 from typing import Any, Callable, Optional
 
 from ..model.fields import field_named
-from ..model.repository import TEMPLATES
+from ..model.repository import TEMPLATES, VIRTUAL_DISKS, directory_of, is_shared
 from ..model.secrets import Secret
 from ..model.vm import VmSpec
 from ..planning.steps import MANAGED, Change
 from .device_writer import Writing, add_scsi, cdrom_element, device_element, disk_element, edit_device, new_device, nic_element
-from .vm_reader import AGENT_CHANNEL, BOOT_CLASSES
+from .places import Places
+from .vm_reader import AGENT_CHANNEL, BOOT_CLASSES, source_of
 from .xml_fields import add, ensure, etree, get, put, write_field, write_fields
 
 # Beside disks and NICs these take a PCI Express port: USB, virtio-serial, balloon, RNG, SCSI, the cloud-init seed.
@@ -45,6 +46,7 @@ def new_domain(spec: VmSpec, uuid: str, writing: Writing) -> Any:
         devices.append(cdrom_element(drive, root, writing))
     for nic in spec.nics or ():
         devices.append(nic_element(nic, writing))
+    _put_variables(root, writing.places)
     return root
 
 
@@ -141,6 +143,14 @@ def _put_firmware(root: Any, spec: VmSpec, writing: Writing) -> None:
     secure = "yes" if spec.firmware == "uefi-secure" else "no"
     add(firmware, "feature", enabled=secure, name="secure-boot")
     add(firmware, "feature", enabled=secure, name="enrolled-keys")
+
+
+def _put_variables(root: Any, places: Places) -> None:
+    """UEFI variables lie with its first disk where other servers see that, too: they boot it from them as well. Elsewhere they are where libvirt keeps them."""
+    first = next(root.iterfind("devices/disk[@device='disk']"), None)
+    holding = places.holding(source_of(first)) if first is not None else None
+    if root.find("os").get("firmware") == "efi" and holding is not None and is_shared(holding):
+        add(root.find("os"), "nvram").text = f"{directory_of(holding)}/{VIRTUAL_DISKS}/{root.findtext('uuid')}_VARS.fd"
 
 
 def _put_boot(root: Any, spec: VmSpec, writing: Writing) -> None:

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 from domus_core.errors import Cancelled, Conflict, DriverError, InvalidSpec
 from domus_core.libvirt_driver import migration as move
@@ -127,6 +128,9 @@ class Standing:
     def isPersistent(self) -> bool:
         return True
 
+    def XMLDesc(self, dummy: int) -> str:
+        return "<domain/>"
+
     def destroy(self) -> None:
         self.told.append("destroy")
 
@@ -191,3 +195,17 @@ def test_addresses() -> None:
 def test_progress_for_people() -> None:
     stats = {"data_total": 200 << 20, "data_remaining": 50 << 20, "memory_bps": 10 << 20, "memory_iteration": 3, "downtime": 42}
     assert move._described(stats) == "75% (50 MiB left of 200 MiB, 10 MiB/s, pass 3, expected downtime 42 ms)"
+
+
+@pytest.mark.parametrize("repository", [None, "local", "shared"])
+def test_uefi_variables_that_the_other_server_has_too_are_not_deleted_with_the_definition(repository: Any, driver: Any, tmp_path: Path) -> None:
+    repositories = {name: RepositorySpec(name, path=str(tmp_path / name), shared=name == "shared") for name in ("local", "shared")}
+    driver.known_places = lambda: Places(repositories)
+    path = f"{tmp_path}/{repository}/VirtualDisks/{UUID}_VARS.fd" if repository else "/var/lib/libvirt/qemu/nvram/web1_VARS.fd"
+    flags: list[int] = []
+    domain = types.SimpleNamespace(isActive=lambda: False, isPersistent=lambda: True, undefineFlags=flags.append)
+    domain.XMLDesc = lambda dummy: f"<domain><os firmware='efi'><nvram>{path}</nvram></os></domain>"
+    driver.connection = types.SimpleNamespace(lookupByUUIDString=lambda uuid: domain)
+    arrival.drop(driver, UUID)
+    kept, deleted = (bool(flags[0] & flag) for flag in (libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, libvirt.VIR_DOMAIN_UNDEFINE_NVRAM))
+    assert (kept, deleted) == (repository == "shared", repository != "shared")
