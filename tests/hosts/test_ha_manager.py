@@ -128,7 +128,7 @@ def test_a_policy_spreads_ha_vms_and_pacemaker_keeps_them_there(pools: ManagedPo
     vms = [guest("web2", pool="rack1", ha=HA, firmware="uefi"), guest("web3", pool="rack1", ha=HA)]
     servers = [{"name": one["name"], "memory_reserve": one["facts"]["memory"] - ROOM * 2**20} for one in pools.fleet.servers()]
     pools.succeeds({"servers": servers, "vms": vms})
-    variables = pools.lab.shared / "pool" / "VirtualDisks" / f"{pools.fleet.vm('web2')['uuid']}_VARS.fd"
+    variables = pools.lab.shared / "pool" / "VirtualDisks" / f"{pools.fleet.vm('web2')['id']}_VARS.fd"
     assert variables.exists(), "UEFI variables lie where every member sees them"
     for name in ("plain", "web2", "web3"):
         if place(pools, name) is not crowded:

@@ -18,11 +18,12 @@ from tests.hosts.agents import install_agent, prepare_migration, secret_of
 from tests.hosts.conftest import Hosts
 from tests.hosts.lab.host import Host
 from tests.hosts.lab.lab import Lab
+from tests.hosts.site import changes, play_on
 from tests.support.stack import Stack
 from tests.support.stack_faults import ended, items
 
 ROOT = Path(__file__).parents[2]
-MOUNTED = "/var/lib/domus/repositories/nas"
+MOUNTED, POOL = "/var/lib/domus/repositories/nas", "/srv/rack1"
 UNIT = "var-lib-domus-repositories-nas.mount"
 # In a lab the locks of a client that died should fall soon.
 LEASE = 15
@@ -89,11 +90,13 @@ def export(nas: Host) -> None:
     """Be an NFS server."""
     nas.write(
         "/etc/exports",
-        "/export/vms *(rw,no_root_squash,no_subtree_check)\n/export/photos *(rw,no_root_squash,no_subtree_check)\n/export/isos *(ro,no_subtree_check)\n",
+        "/export/vms *(rw,no_root_squash,no_subtree_check)\n/export/photos *(rw,no_root_squash,no_subtree_check)\n/export/isos *(ro,no_subtree_check)\n"
+        "/export/pool *(rw,no_root_squash,no_subtree_check)\n",
     )
     nas.write("/etc/nfs.conf.d/lab.conf", f"[nfsd]\nlease-time={LEASE}\ngrace-time={LEASE}\n")
+    nas.run("mkdir", "-p", "/export")
     nas.shell(
-        "mkdir -p /export/vms /export/photos /export/isos/ISOs; touch /export/photos/holiday.jpg /export/isos/ISOs/debian.iso; systemctl start nfs-server",
+        "cd /export; mkdir -p vms photos isos/ISOs pool; touch photos/holiday.jpg isos/ISOs/debian.iso; systemctl start nfs-server",
         timeout=PATIENCE,
     )
 
@@ -204,6 +207,24 @@ def test_version_3_and_read_only(fleet: Fleet) -> None:
     fleet.apply(repositories=[{"name": "isos", "state": "absent", "servers": ["s2"]}])
     assert fleet.servers[1].run("findmnt", "-nt", "nfs,nfs4", "-o", "TARGET").split() == [MOUNTED]
     assert fleet.events("repository.lost") == []
+
+
+def test_the_role_of_a_pool_mounts_its_file_system(fleet: Fleet, lab: Lab, tmp_path: Path) -> None:
+    """Not through the manager, which must not be needed; what is looked up there is never old, and the role knows when locks fall."""
+    names = [host.name for host in fleet.servers]
+    known = {"server_pool_name": "rack1", "server_pool_file_system": POOL, "server_pool_reached": names}
+    variables = dict.fromkeys(names, {**known, "server_pool_mount": {"server": fleet.nas.address, "export": "/export/pool"}})
+    mounted = play_on(lab, tmp_path, fleet.servers, variables, "domus.virt.server_pool", "mount")
+    assert mounted.returncode == 0 and set(changes(mounted.stdout).values()) == {1}, mounted.stdout[-4000:] + mounted.stderr[-2000:]
+    for host in fleet.servers:
+        assert {"vers=4.2", "hard", "lookupcache=none"} <= set(host.run("findmnt", "-no", "OPTIONS", POOL).split(","))
+    looked = play_on(lab, tmp_path, fleet.servers, variables, "domus.virt.server_pool", "file_system")
+    assert looked.returncode == 0 and f"after {LEASE} s" in looked.stdout, looked.stdout[-4000:] + looked.stderr[-2000:]
+    for host in fleet.servers:
+        assert host.run("stat", "-c", "%a", f"{POOL}/lockspace").strip() == "700"
+        gone = "{repositories: [{name: rack1-pool, state: absent}]}"
+        host.run("sh", "-c", f"echo '{gone}' | domus-agent apply -f -", timeout=PATIENCE)
+        assert host.run("findmnt", "-nt", "nfs4", "-o", "TARGET").split() == [MOUNTED]
 
 
 def test_a_disk_in_use_elsewhere_is_not_deleted(fleet: Fleet) -> None:

@@ -156,17 +156,19 @@ def test_the_fence_device_is_slow(pool: PoolSite) -> None:
     host = victim_of(pool)
     lost = vms_on(pool, host)
     usual, pool.power.seconds = pool.power.seconds, SLOW_SECONDS
+    patient, pool.watcher.silence = pool.watcher.silence, pool.watcher.silence + SLOW_SECONDS
     pool.power.done.clear()
     try:
         host.power_off()
         pool.wait(lambda: pool.power.asked, "the host being fenced")
+        pool.wait(lambda: any(host.name in alert for alert in pool.alerts()), "somebody saying so", SLOW_SECONDS / 2)
         while not pool.power.done:
             running = pool.watcher.running()
             assert pool.power.done or not lost & running.keys(), f"started before the device has answered: {running}"
             time.sleep(0.2)
         are_started_again(pool, lost)
     finally:
-        pool.power.seconds = usual
+        pool.power.seconds, pool.watcher.silence = usual, patient
     assert pool.power.asked == [("reboot", host.name)]
 
 
@@ -304,6 +306,7 @@ def test_the_destination_dies_while_a_vm_migrates(pool: PoolSite) -> None:
     pool.wait(lambda: [life.host for life in pool.watcher.lives("guest")] == [source.name], "the guest being at its source alone")
     pool.wait_for_counting("guest")
     pool.wait(lambda: ("reboot", destination.name) in pool.power.asked, "the destination being fenced")
+    source.run("virsh", "migrate-setspeed", "guest", "10000")
     pool.evacuate()
 
 

@@ -20,7 +20,7 @@ from .watchdog import require_device, running_timeout, tell, wanted_timeout
 UNITS = ("corosync.service", "pacemaker.service")
 # Asks corosync-qnetd for its vote; where the pool has a quorum device.
 DEVICE_UNIT = "corosync-qdevice.service"
-PATIENCE, PAUSE = 90.0, 0.5
+PATIENCE, PAUSE = 180.0, 0.5
 ANEW = "both started anew, with the watchdog"
 CIB_FOLDER = "/var/lib/pacemaker/cib"
 # The address in the corosync.conf that the package brings, by which a server is a cluster of itself.
