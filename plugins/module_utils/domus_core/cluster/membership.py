@@ -126,17 +126,18 @@ class Membership:
     # --- Pacemaker
 
     def keep_up(self, wanted: Mapping[str, bool], dropped: Collection[str] = ()) -> tuple[str, ...]:
-        """Have Pacemaker keep up the VMs whose records ask for it; returns what has changed.
+        """Have Pacemaker keep up VMs as their records ask; returns what has changed.
 
-        `wanted`: whether a VM that is new to it is to run. `dropped`: those that it lets go; they run on. A VM that runs is not disturbed.
+        `wanted`: the VMs that may be new to it, and whether they are to run. `dropped`: those that it lets go; they run on. A VM that runs is not disturbed.
+        One that is neither known nor wanted stays out though its record asks for it: somebody deletes it just now, and its record goes last.
         """
-        records, problems = all_records(self.settings.records)
-        status = self.status()
         rules = PoolRules(self.settings.pool, int(self.settings.lock_patience), self.settings.start_policy)
 
         def configuration(cib: Any) -> Any:
             known = known_vms(cib) - set(dropped)
-            vms, dummy = ha_vms([one for one in records if one.name not in dropped], known, _places(status, known), wanted)
+            records, dummy = all_records(self.settings.records)
+            told = [one for one in records if one.name not in dropped and (one.name in known or one.name in wanted)]
+            vms, dummy_problems = ha_vms(told, known, _places(self.status(), known), wanted)
             return vm_configuration(cib, rules, [self._with_hosts(vm) for vm in vms], dropped)
 
         return self.pacemaker.change(configuration, f"server_pool {self.settings.pool}").changes

@@ -77,6 +77,17 @@ def test_a_vm_that_loses_ha_is_let_go_and_one_that_is_deleted_is_forgotten(membe
     member.forget("u1", "web1")
 
 
+def test_a_vm_that_is_deleted_beside_another_does_not_come_back_into_pacemakers_hands(member: Membership) -> None:
+    member.save(record(member))
+    member.save(dataclasses.replace(record(member), uuid="u2", name="web2", specification={**record(member).specification, "name": "web2"}))
+    member.keep_up({"web1": True})
+    assert known_vms(member.pacemaker.read()) == {"web1"}, "web2's record is there still, and goes last"
+    member.keep_up({}, dropped=["web1"])
+    assert known_vms(member.pacemaker.read()) == set()
+    member.keep_up({"web2": False})
+    assert known_vms(member.pacemaker.read()) == {"web2"}
+
+
 def test_without_quorum_nothing_is_written(member: Membership) -> None:
     lonely = dataclasses.replace(member, quorate=lambda: False)
     with pytest.raises(Forbidden):
