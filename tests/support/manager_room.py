@@ -80,10 +80,10 @@ class FakeAgents:
         error = next((entry["error"] for entry in objects if "error" in entry), None)
         kept.update(state="failed" if error else "succeeded", error=error, result={"changed": True, "objects": objects}, mark=self.marks.get(server_id))
 
-    def finish(self, operation: str) -> None:
-        """Let an operation that is held succeed."""
+    def finish(self, operation: str, server_id: str = "") -> None:
+        """Let an operation that is held succeed, on this server where that matters."""
         with self.news:
-            self._end(operation)
+            self._end(operation, server_id)
             self.news.notify_all()
 
     def _status(self, server_id: str, operation: str, wait: float = 0, since: int = 0) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from .balance_run import BalanceRun
 from .documents import asked_of, prepare, targets_of, targets_of_whole
 from .evacuation import EvacuationRun
 from .housekeeping import Housekeeping
-from .marks import wait_for_marks
+from .marks import PATIENCE, PATIENCE_RECOVERED, wait_for_marks
 from .migrate_run import MigrateRun, check_migration
 from .moving_out import draw_up, refusal, require_permitted, resident, there_already
 from .outcome import CANCELLED, ENDED, Outcome, Target, failure, nothing_done
@@ -340,7 +340,7 @@ class Jobs:
 
     def _finish(self, job_id: str, outcome: Outcome) -> None:
         """Store the end of a job; as long as the database refuses, it is tried again."""
-        wait_for_marks(self._tools, outcome.marks)
+        wait_for_marks(self._tools, outcome.marks, PATIENCE_RECOVERED if job_id in self._recovered else PATIENCE)
         reasons: dict[tuple[str, ...], str] = {(*target,): reason for target, reason in outcome.reasons.items()}
         while True:
             try:

@@ -9,6 +9,8 @@ from ..store import callbacks
 from .tools import Tools
 
 PATIENCE = 5.0
+# An agent whose manager was away tries again after 30 s at most: without its word a VM that has moved meanwhile would seem to be on two servers.
+PATIENCE_RECOVERED = 35.0
 
 
 def wait_for_marks(tools: Tools, marks: Mapping[str, int], patience: float = PATIENCE) -> None:

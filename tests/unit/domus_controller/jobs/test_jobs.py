@@ -240,6 +240,18 @@ def test_a_verb_survives_the_restart_of_the_manager(room: Room) -> None:
     assert len(room.agents.submitted) == 1
 
 
+def test_after_a_restart_the_end_waits_longer_for_agents_which_try_again_late(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domus_controller.jobs.jobs.PATIENCE", 0.1)
+    room.agents.holding, room.agents.marks = True, {room.servers["srv1"]: 2}
+    job = room.jobs.verb(room.add_vm(), "stop", by="ann")
+    room.until(lambda: room.state(job) == "running")
+    room.restart()
+    room.agents.finish(job["id"], room.servers["srv1"])
+    assert room.jobs.wait(job["id"], 1)["state"] == "running"
+    room.add_vm("b")
+    assert room.jobs.wait(job["id"], 5)["state"] == "succeeded"
+
+
 def test_a_verb_that_its_agent_does_not_know_is_lost(room: Room) -> None:
     room.agents.holding = True
     job = room.jobs.verb(room.add_vm(), "stop", by="ann")
