@@ -111,7 +111,7 @@ class PoolSite:
 
     def agent(self, host: Host, action: str, *arguments: str, text: str = "") -> dict[str, Any]:
         """What `domus-agent pool` says on a host."""
-        told: dict[str, Any] = json.loads(host.run("domus-agent", "pool", action, "-o", "json", *arguments, text=text, timeout=max(150, 2 * self.patience)))
+        told: dict[str, Any] = json.loads(host.run("domus-agent", "pool", action, "-o", "json", *arguments, text=text, timeout=2.5 * self.patience))
         return told
 
     def apply(self, *, check: bool = False) -> dict[str, Any]:

@@ -113,10 +113,10 @@ def drop(driver: LibvirtDriver, uuid: str) -> None:
         if domain.isActive():
             domain.destroy()
         if domain.isPersistent():
-            domain.undefineFlags(_variables_too(driver, domain) | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+            domain.undefineFlags(_nvram_flag(driver, domain) | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
 
 
-def _variables_too(driver: LibvirtDriver, domain: Any) -> int:
+def _nvram_flag(driver: LibvirtDriver, domain: Any) -> int:
     """What becomes of its UEFI variables: a file that the other server has, too, stays."""
     holding = driver.known_places().holding(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).findtext("os/nvram"))
     is_theirs = holding is not None and is_shared(holding)

@@ -91,13 +91,16 @@ class Host:
         _systemctl("--no-block", "start", unit_name(path))
         return True
 
-    def unmount(self, path: str, *, force: bool) -> None:
-        """Take it away, now and for later boots; with `force` although its server does not answer, its folder a while later. Raises DomusError."""
+    def unmount(self, path: str, *, force: bool) -> bool:
+        """Take it away, now and for later boots, with `force` although its server does not answer; may its folder go now? Else it goes a while later.
+
+        Raises DomusError.
+        """
         mounted = any(mount.path == path for mount in self.mounts())
         if not _has_systemd():
             if mounted:
                 run(("umount", *_FORCE[force], path), timeout=SECONDS, what=f"unmounting {path}")
-            return
+            return True
         unit = unit_name(path)
         if mounted and force:
             _keep_ending(path)
@@ -110,6 +113,7 @@ class Host:
                 error.message = f"unmounting {path} failed: {_reason(unit) or error.message}"
                 raise
         self._forget(unit)
+        return not (mounted and force)
 
     def _forget(self, unit: str) -> None:
         path = os.path.join(UNITS, unit)
@@ -134,7 +138,8 @@ def _keep_ending(path: str) -> None:
     _systemctl("stop", _ender(path), quietly=True)
     place = shlex.quote(path)
     again = f"while sleep 1\ndo unshare --mount --propagation private umount -i -f {place}\ndone"
-    script = f"timeout {ENDING_SECONDS} sh -c {shlex.quote(again)}\numount -i -f -l {place}\nrmdir {place}"
+    # The folder goes by the eyes of everybody else: something may be mounted there by then, and would be taken away with it.
+    script = f"timeout {ENDING_SECONDS} sh -c {shlex.quote(again)}\numount -i -f -l {place}\nnsenter --target 1 --mount rmdir {place}"
     service = (f"--unit={_ender(path)}", "--property=Type=exec", "--property=MountFlags=private")
     run(("systemd-run", "--quiet", "--collect", *service, "/bin/sh", "-c", script), timeout=SECONDS, what=f"ending what waits for {path}")
 

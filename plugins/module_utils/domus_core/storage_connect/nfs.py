@@ -62,10 +62,8 @@ class NfsMount:
 
     def detach(self, spec: RepositorySpec, *, force: bool) -> None:
         """Unmount it, now and for later boots. Raises DomusError."""
-        mounted = mounted_on(spec.path or "", self.host.mounts()) is not None
-        self.host.unmount(spec.path or "", force=force)
-        if mounted and force:
-            return  # whoever ends what still waits for the server needs the folder
+        if not self.host.unmount(spec.path or "", force=force):
+            return
         try:
             os.rmdir(spec.path or "")
         except OSError as error:

@@ -43,9 +43,11 @@ class FakeHost(Host):
         """There is no unit."""
         return False
 
-    def unmount(self, path: str, *, force: bool) -> None:
-        """Take it away unless something uses it."""
+    def unmount(self, path: str, *, force: bool) -> bool:
+        """Take it away unless something uses it; by force, somebody else removes its folder."""
         self.asked.append(("unmount", path, "force" if force else ""))
         if self.busy and not force:
             raise DomusError("unmounting failed: target is busy")
+        there = len(self.mounted)
         self.mounted = [one for one in self.mounted if one.path != path]
+        return not (force and len(self.mounted) < there)
