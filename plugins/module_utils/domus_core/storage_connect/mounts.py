@@ -138,8 +138,8 @@ def _keep_ending(path: str) -> None:
     _systemctl("stop", _ender(path), quietly=True)
     place = shlex.quote(path)
     again = f"while sleep 1\ndo unshare --mount --propagation private umount -i -f {place}\ndone"
-    # The folder goes by the eyes of everybody else: something may be mounted there by then, and would be taken away with it.
-    script = f"timeout {ENDING_SECONDS} sh -c {shlex.quote(again)}\numount -i -f -l {place}\nnsenter --target 1 --mount rmdir {place}"
+    # The folder goes in the namespace of everybody else, where something may be mounted on it by then.
+    script = f"timeout {ENDING_SECONDS} sh -c {shlex.quote(again)}\nnsenter --target 1 --mount rmdir {place}"
     service = (f"--unit={_ender(path)}", "--property=Type=exec", "--property=MountFlags=private")
     run(("systemd-run", "--quiet", "--collect", *service, "/bin/sh", "-c", script), timeout=SECONDS, what=f"ending what waits for {path}")
 
