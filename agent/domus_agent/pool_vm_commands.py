@@ -19,6 +19,7 @@ from domus_core.cluster.pool_status import read_status
 from domus_core.cluster.pool_vms import STARTED, STOPPED, PoolVm, move, set_wanted, vms_of
 from domus_core.cluster.record_files import all_records
 from domus_core.cluster.records import PoolRecord
+from domus_core.cluster.waiting_vms import with_waiting
 from domus_core.documents import read_document
 from domus_core.errors import Conflict, DomusError, NotFound
 from domus_core.libvirt_driver.driver import LibvirtDriver, open_driver
@@ -136,7 +137,7 @@ def _all_vms(member: Membership) -> list[PoolVm]:
         remark(f"VMs without HA are not listed: {error}")
     for problem in problems:
         remark(str(problem))
-    return vms_of(Pacemaker().read(), read_status(), records)
+    return vms_of(Pacemaker().read(), with_waiting(read_status()), records)
 
 
 def _vm(member: Membership, name: str) -> PoolVm:

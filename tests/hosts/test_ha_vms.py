@@ -206,3 +206,26 @@ def test_a_server_that_returns_lets_go_of_what_another_has(pool: PoolSite) -> No
     assert len(defined(pool, "plain6")) == 1
     pool.watcher.victims.clear()
     deleted(pool, "web6", "plain6", "home6")
+
+
+def test_a_vm_that_no_server_has_room_for_waits_and_says_so_until_one_has(pool: PoolSite) -> None:
+    """Each server has 2048 MiB for VMs."""
+    fillers = [f"filler{number}" for number in range(3)]
+    assert len({made(pool, name, memory="900MiB", ha={"enabled": True}).name for name in fillers}) == 3
+    refused = apply(pool.hosts[0], document(vm("large", memory="1500MiB", ha={"enabled": True})))
+    lacking = "h1, h2, h3: has 1148 MiB left"
+    assert refused.code == 1 and lacking in refused.output + refused.errors, refused
+    pool.wait(lambda: [lacking in one for one in waiting(pool)] == [True], "the pool saying that it waits", 60)
+    assert vms_of(pool)["large"]["problems"] == waiting(pool) and running(pool, "large") == []
+    find = ("journalctl", "--unit", "domus-agent", "--grep", "VM large waits", "--quiet")
+    pool.wait(lambda: sum(host.attempt(*find, timeout=30).output.strip() != "" for host in pool.hosts) == 1, "one member raising the alarm", 60)
+    deleted(pool, fillers[0])
+    pool.wait(lambda: len(running(pool, "large")) == 1, "it starting by itself where there is room now", 120)
+    pool.wait(lambda: waiting(pool) == [], "nothing waiting any more", 30)
+    deleted(pool, "large", *fillers[1:])
+
+
+def waiting(pool: PoolSite) -> list[str]:
+    """What a member tells of VMs that wait for a server."""
+    told = json.loads(pool.living().run("domus-agent", "pool", "status", "-o", "json", timeout=60))
+    return [one["text"] for one in told["problems"] if one["kind"] == "vm_waits"]

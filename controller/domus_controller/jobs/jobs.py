@@ -8,6 +8,7 @@ Every job is stored before it starts, so a manager that is killed finds it again
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -28,7 +29,7 @@ from ..store import server_pools as told_pools
 from ..store.database import Connection, Store
 from ..store.jobs import MIGRATE
 from . import evacuation as evacuations
-from . import server_pools, unattended
+from . import room_needed, server_pools, unattended
 from .apply_run import ApplyRun
 from .balance_run import BalanceRun
 from .documents import asked_of, prepare, targets_of, targets_of_whole
@@ -65,7 +66,8 @@ class Jobs:
         self._store = store
         self._queue = Queue(config.job_limit, self._work, self._tell_waiting)
         self._housekeeping = Housekeeping(store, agents, config, self._tools.stopping)
-        self._schedule = Schedule(store, lambda plan, policy: unattended.begin_policy(self, plan, policy), config, self._tools.stopping)
+        begin, wake = functools.partial(unattended.begin_policy, self), functools.partial(room_needed.wake_for, self, store)
+        self._schedule = Schedule(store, begin, wake, config, self._tools.stopping)
         self._runs: dict[str, Run] = {}
         self._targets: dict[str, frozenset[Target]] = {}
         self._recovered: set[str] = set()
@@ -115,7 +117,16 @@ class Jobs:
         """Queue the job that makes a document true. Raises what `prepare` raises, before anything is stored."""
         options = {"expected": dict(expected) if expected else None, "wait_for_address": wait_for_address}
         with self._placing:
-            return self._apply(prepare(self._tools, document), by=by, check=check, options=options, reason=reason)
+            return self._apply(self._prepared(document, check), by=by, check=check, options=options, reason=reason)
+
+    def _prepared(self, document: Any, check: bool) -> Work:
+        """What `prepare` makes; a VM that it has no room for has a server woken, where one sleeps."""
+        try:
+            return prepare(self._tools, document)
+        except DomusError as error:
+            if not check:
+                room_needed.wake_for_refused(self, self._store, document, error)
+            raise
 
     def plan(self, document: Any, *, by: str) -> dict[str, Any]:
         """Store what a document would do now. Raises what `prepare` raises."""
@@ -232,7 +243,7 @@ class Jobs:
         if before is None:
             raise Conflict("its document is not kept: it succeeded", object=f"job {job_id}", remedy="Apply the document again")
         with self._placing:
-            work = before if options.get("expected") else prepare(self._tools, before.document)
+            work = before if options.get("expected") else self._prepared(before.document, job["check"])
             return self._apply(work, by=by, check=job["check"], options=options, reason=job["reason"], relaunch_of=job_id)
 
     def wait(self, job_id: str, seconds: float) -> Job:

@@ -14,6 +14,8 @@ from typing import Any, Optional
 
 from domus_core.errors import DomusError, NotFound
 from domus_core.model.fields import plain
+from domus_core.planning.capacity import Demand
+from domus_core.planning.power import WAKE
 
 from ..config import ManagerConfig
 from ..store import callbacks, events, jobs, policies, policy_looks, servers
@@ -23,6 +25,7 @@ from ..store.policy_looks import PoolLooks
 from .balance_run import describe
 from .balancing import Seen
 from .outcome import ENDED, SUCCEEDED
+from .room_needed import waiting_vms
 
 LOOK_SECONDS = 5.0
 PERIOD_MINUTES, MOST_DOUBLED, LONGEST_SECONDS = 10, 8, 86400.0
@@ -32,8 +35,9 @@ UNASKED = "no document of the pool has been applied by this manager: apply it"
 RESTORED = "this manager was restored from a backup, which may not have the policy that is wanted now: apply the pool's document again"
 
 Item = dict[str, Any]
-# What begins the job of a plan: (plan, policy) -> job.
+# What begins the job of a plan: (plan, policy) -> job; and that which wakes a server for a VM, where one that sleeps would take it.
 Begin = Callable[[Mapping[str, Any], PoolPolicy], Item]
+Wake = Callable[[Demand], Optional[Item]]
 logger = logging.getLogger(__name__)
 
 
@@ -62,9 +66,13 @@ def changed_since(store: Store, pool: str, mode: Optional[str]) -> str:
 class Schedule:
     """When which policy looks, and what came of it; `look` is called by one thread. `uptime` is a clock that nobody sets."""
 
-    def __init__(self, store: Store, begin: Begin, config: ManagerConfig, stopping: threading.Event, uptime: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._begin, self._stopping, self._uptime = store, begin, stopping, uptime
+    def __init__(
+        self, store: Store, begin: Begin, wake: Wake, config: ManagerConfig, stopping: threading.Event, uptime: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._begin, self._wake, self._stopping, self._uptime = store, begin, wake, stopping, uptime
         self._began = uptime()
+        # For which VM a server was woken, and when.
+        self._woken: dict[str, float] = {}
         # What was silent while nobody listened has not been missed before.
         self._first_seconds = max(config.policy_start_seconds, 2 * config.disconnected_seconds)
 
@@ -94,6 +102,7 @@ class Schedule:
                 logger.error("policy of pool %s: %s", policy.pool, error)
 
     def _look_at(self, policy: PoolPolicy) -> None:
+        self._wake_for_waiting(policy)
         looks, now = self._counted(policy), self._store.now()
         # A clock that was set back must not put a look off for ever.
         if looks.job_id is not None or 0 < (looks.next_at or 0.0) - now <= LONGEST_SECONDS + period_of(policy):
@@ -107,14 +116,31 @@ class Schedule:
         if not why:
             self._act(policy, looks, now)
 
-    def _obstacle(self, policy: PoolPolicy) -> str:
-        """Why the policy does nothing now; empty: nothing is in its way."""
+    def _wake_for_waiting(self, policy: PoolPolicy) -> None:
+        """An HA VM that no server may take waits for nobody's period. What was woken in vain is not woken again at once."""
+        if self._standing(policy):
+            return
+        for vm in waiting_vms(self._store, policy.pool):
+            if self._uptime() - self._woken.get(vm.name, -REST_SECONDS) < REST_SECONDS:
+                continue
+            if (job := self._wake(vm)) is not None:
+                self._woken[vm.name] = self._uptime()
+                self._tell("policy_acts", policy, {"job": job["id"], "moves": [], "switches": [{"action": WAKE, "server": job["objects"][0]["name"]}]}, "info")
+
+    def _standing(self, policy: PoolPolicy) -> str:
+        """Why the policy does nothing by itself yet; empty: it may."""
         if policy.asked_at is None:
             return UNASKED
         if (restored := policy_looks.restored_at(self._store)) is not None and policy.asked_at <= restored:
             return RESTORED
         if self._uptime() - self._began < self._first_seconds:
             return f"the manager has been started: servers get {self._first_seconds:.0f} seconds to be heard"
+        return ""
+
+    def _obstacle(self, policy: PoolPolicy) -> str:
+        """Why the policy does nothing now; empty: nothing is in its way."""
+        if why := self._standing(policy):
+            return why
         if silent := unheard(self._store, policy.pool):
             return silent
         incomplete = set(callbacks.incomplete(self._store))

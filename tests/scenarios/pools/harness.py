@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import subprocess
 from pathlib import Path
 from typing import Any, Callable
 
 from domus_core.cluster.cib import MONITOR_SECONDS, device_id, vm_id
 from domus_core.cluster.pool import FenceDevice, HaVm, Member, Pool, QuorumDevice, Watchdog
+from domus_core.cluster.pool_status import status_from
+from domus_core.cluster.waiting_vms import unexplained, waiting
 from domus_core.documents import load_document
 from domus_core.model.quantities import UNITS
 from lxml import etree
@@ -229,3 +233,14 @@ def devices_watch_others(cluster: Simulation) -> bool:
     }
     single = {device_id(device.name): next(iter(device.servers)) for device in cluster.pool.devices if len(device.servers) == 1}
     return all(running.get(name) != server for name, server in single.items())
+
+
+def waiting_vms(cluster: Simulation) -> dict[str, str]:
+    """What a member tells of the VMs that are to run and for which it sees no server, by name."""
+    path = cluster.folder / "now.xml"
+    cluster.write(path)
+    mon = ["crm_mon", "--one-shot", "--output-as=xml", "--inactive"]
+    now = subprocess.run(mon, env={**os.environ, "CIB_file": str(path)}, capture_output=True, check=True).stdout
+    simulate = ["crm_simulate", f"--xml-file={path}", "--output-as=xml", "--show-utilization"]
+    simulated = etree.fromstring(subprocess.run(simulate, capture_output=True, check=True).stdout)
+    return {one.about: one.text for one in waiting(cluster.cib, simulated, unexplained(status_from(now)))}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from domus_core.cluster.cib import vm_id
 
-from tests.scenarios.pools.harness import devices_watch_others, load_scenario, play, pool_of, scenario_files
+from tests.scenarios.pools.harness import devices_watch_others, load_scenario, play, pool_of, scenario_files, waiting_vms
 from tests.support.pool_simulation import Simulation
 
 FILES = {path.stem: path for path in scenario_files()}
@@ -20,7 +20,7 @@ def test_there_are_enough() -> None:
 @pytest.mark.parametrize("path", FILES.values(), ids=FILES.keys())
 def test_scenario(path: Path, tmp_path: Path) -> None:
     scenario = load_scenario(path)
-    assert scenario.keys() - {"about", "servers", "vms", "pool", "devices", "events", "fenced", "blocked", "foreign", "dropped"} == {"expected"}
+    assert scenario.keys() - {"about", "servers", "vms", "pool", "devices", "events", "fenced", "waiting", "blocked", "foreign", "dropped"} == {"expected"}
     acts, told = play(scenario, tmp_path)
     cluster = acts.cluster
     assert told == scenario["expected"]
@@ -29,6 +29,7 @@ def test_scenario(path: Path, tmp_path: Path) -> None:
     assert devices_watch_others(cluster)
     _assert_starts_after_fencing(cluster)
     _assert_start_order(cluster)
+    assert sorted(waiting_vms(cluster)) == scenario.get("waiting", [])
     if cluster.last_change is not None:
         assert list(cluster.last_change.dropped) == [vm_id(name) for name in scenario.get("dropped", [])]
     again = cluster.configure(pool_of(acts.data))

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ..errors import Conflict, DomusError, DriverError, NotFound, Unreachable
 from ..libvirt_driver import qemu_processes
 from ..libvirt_driver.bounded import bounded, require_wanted
-from ..libvirt_driver.connection import connect, libvirt, told
+from ..libvirt_driver.connection import code_of, connect, libvirt, told
 from ..libvirt_driver.dead_peers import watched
 from ..libvirt_driver.migration_flags import libvirt_flags
 from ..libvirt_driver.tools import run
@@ -216,7 +216,7 @@ class LibvirtHost:
         try:
             return connection.lookupByUUIDString(self._uuid)
         except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
 

@@ -11,7 +11,7 @@ from .cib import DEVICE, VM
 from .manager_group import GROUP as MANAGER
 
 ACTION, FENCE_DEVICE, FENCING, SERVER, BLOCKED, QUORUM = "action_failed", "fence_device_failed", "fencing_failed", "server_unclean", "vm_blocked", "quorum_lost"
-LINK, SILENT, UNLOCKED = "link_down", "pool_not_told", "vm_unlocked"
+LINK, SILENT, UNLOCKED, WAITS = "link_down", "pool_not_told", "vm_unlocked", "vm_waits"
 # What a server knows of itself alone; all else every member sees, and one of them tells of it.
 ITS_OWN = frozenset({LINK, SILENT, UNLOCKED})
 _KEY = re.compile(r"(.+?)_(migrate_to|migrate_from|[a-z-]+)_\d+")

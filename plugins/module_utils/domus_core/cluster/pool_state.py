@@ -16,6 +16,7 @@ from .fence_tests import FenceTest
 from .member_files import CONF, pool_named, read_file
 from .pool_problems import LINK, SILENT, Problem
 from .pool_status import PoolStatus, read_status
+from .waiting_vms import with_waiting
 
 SECONDS = 20.0
 
@@ -83,6 +84,7 @@ def read_pool_state(conf_path: str = CONF) -> Optional[PoolState]:
         votes = ask_votes()
         links = read_links(_corosync("corosync-cfgtool", "-s"), known_node_ids(conf))
         status = read_status(SECONDS)
+        status = with_waiting(status, SECONDS)
     except DomusError as error:
         silence = str(error)
     return pool_state(pool, os.uname().nodename, status, votes, links, silence)

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from ..libvirt_driver.tools import run
 from ..libvirt_driver.xml_fields import etree
-from .cib import DEVICE, vm_id
+from .cib import DEVICE, VM, vm_id
 from .pool_problems import Problem, operation_of, problems_of
 
 
@@ -18,6 +18,7 @@ class PoolStatus:
 
     `problems` are what an operator must know: failed actions, failed fencing, servers that could not be cut, VMs that are blocked. `failed` are
     the resources with failed actions. `devices` has for each fence device the servers that watch it now; one that works is watched by somebody.
+    `down` are the VMs (by name) that are to run and run nowhere.
     """
 
     is_quorate: bool
@@ -27,6 +28,7 @@ class PoolStatus:
     problems: tuple[Problem, ...]
     failed: tuple[str, ...] = ()
     devices: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    down: tuple[str, ...] = ()
 
     @property
     def alerts(self) -> tuple[str, ...]:
@@ -57,7 +59,13 @@ def status_from(text: bytes) -> PoolStatus:
         problems=problems_of(root),
         failed=tuple(sorted({operation_of(one)[0] for one in root.iterfind("failures/failure")})),
         devices={name.removeprefix(DEVICE): resources[name] for name in sorted(devices)},
+        down=tuple(str(one.get("id"))[len(VM) :] for one in root.iterfind("resources//resource") if _is_down(one)),
     )
+
+
+def _is_down(resource: Any) -> bool:
+    is_wanted = resource.get("target_role") == "Started" and resource.get("managed") == "true"
+    return is_wanted and str(resource.get("id")).startswith(VM) and resource.get("role") == "Stopped"
 
 
 def _state(node: Any) -> str:

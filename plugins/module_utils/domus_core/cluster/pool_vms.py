@@ -14,6 +14,7 @@ from .failures import look_anew
 from .pacemaker import Pacemaker
 from .pool_status import PoolStatus, read_status
 from .records import PoolRecord
+from .waiting_vms import with_waiting
 
 STARTED, STOPPED = "Started", "Stopped"
 SECONDS = 60.0
@@ -147,7 +148,7 @@ def _is_so(servers: tuple[str, ...], wanted: str) -> bool:
 def _wait(name: str, wanted: str, patience: float) -> None:
     """Until Pacemaker has nothing more to do; it may have to do with other VMs, too, so that what counts is how this one is then."""
     waited = _waited(patience)
-    status = read_status()
+    status = with_waiting(read_status())
     if _is_so(status.servers_of(name), wanted):
         return
     reasons = "; ".join(problem.text for problem in status.problems if problem.about == name)

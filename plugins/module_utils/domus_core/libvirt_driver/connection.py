@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -35,6 +37,7 @@ _KINDS: dict[str, type[DomusError]] = {
     "VIR_ERR_INVALID_CONN": Unreachable,
     "VIR_ERR_AGENT_UNRESPONSIVE": Unreachable,
 }
+_thread = threading.local()
 _LOST = ("client socket is closed", "end of file while reading", "connection closed", "failed to connect socket", "cannot recv data", "cannot write data")
 
 
@@ -49,6 +52,24 @@ def connect(uri: str) -> Any:
         raise Unreachable(
             f"libvirt does not answer: {error}", object=f"connection {uri}", remedy="Is it running? systemctl status libvirtd; journalctl -u libvirtd"
         ) from None
+
+
+def _remember(phase: str, info: dict[str, int]) -> None:
+    """Before garbage collection: one in the midst of a failing call may free a libvirt object, which empties the thread's last error."""
+    if phase == "start" and (error := libvirt.virGetLastError()) is not None:
+        _thread.error = error
+
+
+if libvirt is not None:
+    gc.callbacks.append(_remember)
+
+
+def code_of(error: Any) -> int | None:
+    """The code of a libvirtError, one of libvirt's `VIR_ERR_...`; also when libvirt-python asked for it too late (see `_remember`)."""
+    if error.err is None:
+        error.err = getattr(_thread, "error", None)
+    code: int | None = error.get_error_code()
+    return code
 
 
 @contextmanager
@@ -83,17 +104,19 @@ def told(what: str) -> Iterator[None]:
 
 def translate(error: Any, what: str) -> DomusError:
     """The DomusError for a libvirtError."""
+    kind = kind_of(error)
     text = error.get_error_message() or str(error)
     if any(sign in text.lower() for sign in _LOST):
         return Unreachable(f"{what}: the connection to libvirt broke: {text}", remedy="Is it running? systemctl status libvirtd virtlogd; then apply again")
     if "No space left on device" in text:
         return NoCapacity(f"{what}: {text}", remedy="Free some room on that file system")
-    return kind_of(error)(f"{what}: {text}")
+    return kind(f"{what}: {text}")
 
 
 def kind_of(error: Any) -> type[DomusError]:
     """Which of our errors a libvirtError is."""
+    code = code_of(error)
     for name, kind in _KINDS.items():
-        if error.get_error_code() == getattr(libvirt, name, None):
+        if code == getattr(libvirt, name, None):
             return kind
     return DriverError

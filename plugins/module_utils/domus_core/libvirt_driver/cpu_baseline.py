@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import Conflict, Unsupported
 from ..model.vm_devices import CpuBaselineSpec
-from .connection import libvirt, translate
+from .connection import code_of, libvirt, translate
 from .host_cpu import cpu_of
 from .xml_fields import add, etree, parse, serialize
 
@@ -24,9 +24,9 @@ def baseline_cpu(connection: Any, cpus: Sequence[CpuBaselineSpec], architecture:
     try:
         answer = connection.baselineHypervisorCPU(None, architecture, None, virtualization, texts, libvirt.VIR_CONNECT_BASELINE_CPU_MIGRATABLE)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+        if code_of(error) == libvirt.VIR_ERR_NO_SUPPORT:
             raise Unsupported("libvirt computes no baseline of CPUs here", remedy="Give its VMs a cpu_model") from error
-        if error.get_error_code() in [getattr(libvirt, name) for name in NOT_TOGETHER]:
+        if code_of(error) in [getattr(libvirt, name) for name in NOT_TOGETHER]:
             raise Conflict(f"have no CPU in common: {error.get_str2() or error.get_error_message()}", object="CPUs") from error
         raise translate(error, "computing a baseline of CPUs") from error
     return cpu_of(parse(answer))

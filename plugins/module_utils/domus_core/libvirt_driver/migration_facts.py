@@ -15,7 +15,7 @@ from ..model.migration import Destination, MovingDisk, MovingFile, MovingVm, Rep
 from ..model.repository import VIRTUAL_DISKS, directory_of, is_shared
 from ..model.vm import machine_family
 from ..storage_connect.marker import NOTES
-from .connection import libvirt, told
+from .connection import code_of, libvirt, told
 from .image_header import inspect
 from .places import Places
 from .registry import write_atomically
@@ -173,7 +173,7 @@ def compare_cpu(connection: Any, vm: MovingVm) -> str:
     try:
         answer = connection.compareHypervisorCPU(None, vm.architecture, vm.machine, vm.virtualization, vm.cpu, 0)
     except libvirt.libvirtError as error:
-        return "incompatible" if error.get_error_code() == libvirt.VIR_ERR_CPU_INCOMPATIBLE else "unknown"
+        return "incompatible" if code_of(error) == libvirt.VIR_ERR_CPU_INCOMPATIBLE else "unknown"
     return words.get(answer, "unknown")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import DomusError
 from ..planning import migration as planning
 from .bounded import bounded
-from .connection import connect, libvirt, translate
+from .connection import code_of, connect, libvirt, translate
 
 PEER_SECONDS, KEEPALIVE = 10.0, (5, 3)
 
@@ -25,9 +25,9 @@ def look(connection: Any, uuid: str, *, arriving: bool) -> str:
         coming = arriving and not persistent and (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
         busy = coming or _is_busy(domain)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+        if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
             return planning.ABSENT
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:  # it ended between two questions
+        if code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:  # it ended between two questions
             return look(connection, uuid, arriving=arriving)
         raise translate(error, "looking at the VM") from None
     return _word(state, reason, busy, persistent, arriving)
@@ -38,7 +38,7 @@ def _is_busy(domain: Any) -> bool:
     try:
         return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+        if code_of(error) == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
             return True
         raise
 

@@ -16,7 +16,7 @@ from ..model.fields import given, make
 from ..model.network import DhcpSpec, DnsSpec, NetworkSpec, NetworkState
 from ..model.snapshot import Found
 from ..planning.steps import CREATE, DELETE, START, STOP, UPDATE, Step
-from .connection import libvirt, told
+from .connection import code_of, libvirt, told
 from .network_xml import ipv4_of, new_entries, read_spec, write_dns_hosts, write_reservations, write_spec
 from .registry import Registry
 from .xml_fields import add, canonical, get, parse, put, serialize
@@ -125,7 +125,7 @@ def _definition(network: Any) -> Any:
     try:
         return parse(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))
     except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_INVALID_ARG:
+        if code_of(error) != libvirt.VIR_ERR_INVALID_ARG:
             raise
         return parse(network.XMLDesc(0))
 

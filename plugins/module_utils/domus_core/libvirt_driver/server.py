@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from ..errors import DriverError
-from .connection import libvirt, translate
+from .connection import code_of, libvirt, translate
 from .host_cpu import guest_cpu, guest_cpu_xml, host_cpu, numa_cell
 from .host_facts import read_host
 from .kvm_probe import usable_kvm
@@ -169,7 +169,7 @@ def _call(function: Any, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+        if code_of(error) == libvirt.VIR_ERR_NO_SUPPORT:
             return None
         raise translate(error, "reading what this server is") from error
 

@@ -20,7 +20,7 @@ from ..model.vm_devices import VncSpec
 from ..planning.steps import CREATE, DELETE, KILL, START, STOP, SUSPEND, Step
 from ..storage_connect.reach import NotAnswering
 from .bounded import bounded, require_wanted
-from .connection import libvirt, separate, told
+from .connection import code_of, libvirt, separate, told
 from .device_writer import Writing, put_seed
 from .image_files import grow
 from .places import Places
@@ -266,7 +266,7 @@ class Vms:
         try:
             domain.undefineFlags(wanted)
         except libvirt.libvirtError as error:
-            if error.get_error_code() not in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT):
+            if code_of(error) not in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_SUPPORT):
                 raise
             domain.undefine()
         if seed:

@@ -9,7 +9,7 @@ from ..cancelling import require_not_cancelled
 from ..errors import Unreachable
 from ..model.vm import VmSpec
 from ..planning.steps import KILL, PAUSE, RESUME, START, STOP, SUSPEND
-from .connection import libvirt
+from .connection import code_of, libvirt
 
 POLL = 0.1
 ASK_AGAIN = 5.0
@@ -53,7 +53,7 @@ def _ask(domain: Any) -> None:
     try:
         domain.shutdown()
     except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it has stopped meanwhile
+        if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID:  # it has stopped meanwhile
             raise
 
 
@@ -79,7 +79,7 @@ def kill(domain: Any) -> None:
             return
         except libvirt.libvirtError as error:
             # Somebody's question waits for this QEMU, which hung on its storage: it ends once that is given up, and libvirt had only 30 seconds.
-            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_TIMEOUT or attempt == KILL_ATTEMPTS:
+            if code_of(error) != libvirt.VIR_ERR_OPERATION_TIMEOUT or attempt == KILL_ATTEMPTS:
                 raise
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from domus_controller.jobs import room_needed, unattended
 from domus_controller.jobs import schedule as module
-from domus_controller.jobs import unattended
 from domus_controller.jobs.schedule import Schedule, backed_off, shown_policy
 from domus_controller.store import callbacks, events, jobs, objects, policies, policy_looks, server_states
-from domus_core.errors import Conflict, DriverError
+from domus_core.errors import Conflict, DomusError, DriverError
 from domus_core.model.policy import PolicySpec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +57,8 @@ class Site:
     def begin(self) -> Schedule:
         """As a manager that has just been started."""
         room = self.room
-        return Schedule(room.store, lambda plan, policy: unattended.begin_policy(room.jobs, plan, policy), room.config, room.jobs._tools.stopping, self.clock)
+        begin, wake = functools.partial(unattended.begin_policy, room.jobs), functools.partial(room_needed.wake_for, room.jobs, room.store)
+        return Schedule(room.store, begin, wake, room.config, room.jobs._tools.stopping, self.clock)
 
     def policies(self, store: Any) -> dict[str, policies.PoolPolicy]:
         return {} if self.policy is None else {"default": policies.PoolPolicy("default", self.policy, self.asked_at)}
@@ -300,6 +302,81 @@ def test_dpm_empties_a_server_switches_it_off_and_wakes_it_when_it_is_needed(sit
     site.room.until(lambda: site.power.told[-1][0] == "on")
     site.hear(name)
     assert site.room.ended(job)["state"] == "succeeded" and len(site.silent()) == 1
+
+
+def asleep(site: Site) -> None:
+    """srv3 was switched off by the policy, srv1 and srv2 are nearly full."""
+    site.fill(3, "srv1", 900)
+    site.fill(3, "srv2", 900)
+    site.policy = PolicySpec(mode="dpm", period=60, least_on=1)
+    site.after(4)
+    site.schedule.look()
+    assert [one["actions"] for one in site.done()["result"]["objects"]] == [["power off"]] and site.power.told[0][:2] == ("off", "srv3")
+
+
+def waiting(site: Site, *names: str) -> None:
+    """srv1 tells that these HA VMs wait for a server, and srv2 has died with them."""
+    problems = [{"kind": "vm_waits", "about": name, "text": f"VM {name} waits", "remedy": ""} for name in names]
+    pool = {"pool": "default", "server": "srv1", "quorate": True, "coordinator": "srv1", "members": {"srv1": "online"}, "problems": problems}
+    site.clock.at += MINUTE
+    site.room.hear("srv1", interfaces=[CARD], server_pool=pool)
+    site.power.falls_silent("srv2")
+
+
+def test_an_ha_vm_that_waits_has_a_sleeping_server_woken_though_another_is_silent(site: Site) -> None:
+    asleep(site)
+    waiting(site, "srv2-0")
+    site.schedule.look()
+    (job,) = site.jobs("power_on")
+    assert job["created_by"] == "policy of default" and job["reason"] == "vm srv2-0 finds no room elsewhere"
+    site.room.until(lambda: site.power.told[-1][0] == "on")
+    assert site.told("policy_acts")[-1] | {"mode": "dpm"} == {
+        "pool": "default",
+        "mode": "dpm",
+        "job": job["id"],
+        "moves": [],
+        "switches": [{"action": "wake", "server": "srv3"}],
+    }
+    site.schedule.look()
+    waiting(site, "srv2-0")
+    site.schedule.look()
+    assert len(site.jobs("power_on")) == 1
+    site.hear("srv3")
+    assert site.room.ended(job)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("mib", [900, 100_000], ids=["not asked", "no help"])
+def test_no_server_is_woken_for_who_does_not_wait_or_has_no_room_there_either(site: Site, mib: int) -> None:
+    asleep(site)
+    add(site.room, "large", "srv2", mib)
+    waiting(site, *(["large"] if mib > 900 else []))
+    site.schedule.look()
+    assert site.jobs("power_on") == []
+
+
+def test_a_restored_manager_wakes_nobody(site: Site) -> None:
+    asleep(site)
+    waiting(site, "srv2-0")
+    site.asked_at = None
+    site.schedule.look()
+    assert site.jobs("power_on") == []
+
+
+def test_a_vm_that_is_refused_for_want_of_room_has_a_sleeping_server_woken(site: Site) -> None:
+    asleep(site)
+    document = {"vms": [{"name": "new", "memory": 6500 * 1024**2, "cpus": 1, "state": "running"}]}
+    with pytest.raises(DomusError) as checked:
+        site.room.jobs.apply(document, by="joe", check=True)
+    assert "woken" not in checked.value.remedy and site.jobs("power_on") == []
+    for dummy in range(2):
+        with pytest.raises(DomusError) as refused:
+            site.room.jobs.apply(document, by="joe")
+        (job,) = site.jobs("power_on")
+        assert f"is being woken for it: apply again when it is on (domus job show {job['id']})" in str(refused.value) and "Server srv3" in str(refused.value)
+    site.room.until(lambda: site.power.told[-1][0] == "on")
+    site.hear("srv3")
+    assert site.room.ended(job)["state"] == "succeeded"
+    site.room.jobs.apply(document, by="joe")
 
 
 def test_a_server_that_can_not_be_emptied_stays_on(site: Site) -> None:
