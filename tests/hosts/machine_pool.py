@@ -18,10 +18,8 @@ from tests.hosts.lab.power import PowerService
 from tests.hosts.pool_site import FOLDER, PoolSite
 
 # Which QEMU has which disk open, one line for each: what counts is the kernel's word, not libvirt's.
-LOOK = f"""for place in /proc/[0-9]*; do
-  case $(cat $place/comm 2>/dev/null) in
-  qemu-system*) ls -l $place/fd 2>/dev/null | sed -n 's,.* -> {FOLDER}/VirtualDisks/\\(.*\\)[.]img$,\\1,p' | sort -u;;
-  esac
+LOOK = f"""for pid in $(pgrep '^qemu-system'); do
+  ls -l /proc/$pid/fd 2>/dev/null | sed -n 's,.* -> {FOLDER}/VirtualDisks/\\(.*\\)[.]img$,\\1,p' | sort -u
 done; true"""
 # How long a machine without hardware virtualization may take for what takes a real one a second or two.
 PATIENCE = 240.0
@@ -102,8 +100,8 @@ class MachinePool(PoolSite):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(self.prepare, self.hosts))
         libvirt_tls.enable(*self.hosts, patience=PATIENCE)
-        for host in self.hosts:
-            host.run("systemctl", "start", "libvirtd.service", timeout=PATIENCE)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda host: host.run("systemctl", "start", "libvirtd.service", timeout=PATIENCE), self.hosts))
 
     def form(self) -> dict[str, Any]:
         """As in containers; and what was written is there after a power cut."""

@@ -227,5 +227,5 @@ def test_a_vm_that_no_server_has_room_for_waits_and_says_so_until_one_has(pool: 
 
 def waiting(pool: PoolSite) -> list[str]:
     """What a member tells of VMs that wait for a server."""
-    told = json.loads(pool.living().run("domus-agent", "pool", "status", "-o", "json", timeout=60))
+    told = json.loads(pool.living().attempt("domus-agent", "pool", "status", "-o", "json", timeout=60).output)
     return [one["text"] for one in told["problems"] if one["kind"] == "vm_waits"]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from domus_core.cluster.cib import VM
 
 from tests.hosts import tiny_guest
 from tests.hosts.conftest import Hosts
@@ -378,6 +379,7 @@ def test_a_member_leaves_and_joins_again_and_no_vm_notices(pool: PoolSite) -> No
     pool.evacuate(host)
     pool.wait(lambda: vms_on(pool, host) == {"plain"}, "its HA VMs moving away")
     pool.wait_for_vms()
+    pool.wait(lambda: all(host.name not in servers for vm, servers in pool.status().vms.items() if vm.startswith(VM)), "Pacemaker seeing that they have")
     pool.agent(host, "leave")
     place = pool.hosts.index(host)
     pool.hosts.remove(host)
