@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -370,6 +373,18 @@ def test_uefi_variables_lie_with_a_disk_that_other_servers_see(server: ServerUnd
     server.apply(vms=[{"name": server.name("vm"), "state": "absent", "delete_disks": True}])
     assert not variables.exists()
     server.apply(repositories=[{**repository, "state": "absent"}])
+
+
+def test_a_copy_that_is_deleted_leaves_the_variables_to_who_runs_with_them(server: ServerUnderTest) -> None:
+    """Another server's QEMU is played by a lock as QEMU takes it."""
+    server.apply(repositories=[{"name": "all", "path": str(server.directory / "all"), "shared": True}])
+    server.vm(memory="64MiB", firmware="uefi", disks=[{**ROOT, "repository": "all"}], state="running")
+    server.vm(state="stopped")
+    variables = Path(server.xml(flags=SECURE).findtext("os/nvram"))
+    with variables.open("rb+") as elsewhere:
+        fcntl.fcntl(elsewhere, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 100, 1, 0))
+        server.apply(vms=[{"name": server.name("vm"), "state": "absent"}])
+    assert variables.exists()
 
 
 def test_the_order_of_boot_is_by_class_or_by_device(server: ServerUnderTest) -> None:

@@ -35,7 +35,9 @@ def asleep(store: Store) -> dict[str, Item]:
 
 
 def waiting_vms(store: Store, pool: str) -> list[Demand]:
-    """The HA VMs of a clustered pool that wait for a server, as its members tell."""
+    """The HA VMs of a clustered pool that wait for a server, as its members tell; none where nobody sleeps who could help."""
+    if not asleep(store):
+        return []
     told = server_pools.tellers(store).get(pool)
     names = {str(one.get("about")) for one in (server_pools.voice_of(told).told.get("problems") or ()) if one.get("kind") == WAITS} if told else set()
     found = {str(vm["name"]): vm for name in names for vm in objects.pages(store, "vm", {"name": name})}

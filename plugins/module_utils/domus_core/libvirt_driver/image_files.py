@@ -146,15 +146,21 @@ def remove(path: str) -> None:
                 os.fsync(directory)
 
 
-def _refuse_used(path: str) -> None:
-    if os.path.islink(path):  # it goes, what it leads to stays
-        return
+def is_used(path: str) -> bool:
+    """Has a QEMU the file open, also that of another server? A link is used by nobody. Raises OSError."""
+    if os.path.islink(path):
+        return False
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if _is_locked(descriptor, *_QEMU_BYTES):
-            raise Busy("the image is in use by a VM", value=path, remedy="Stop that VM first; it may be on another server.")
+        return _is_locked(descriptor, *_QEMU_BYTES)
     finally:
         os.close(descriptor)
+
+
+def _refuse_used(path: str) -> None:
+    """A link goes, what it leads to stays."""
+    if is_used(path):
+        raise Busy("the image is in use by a VM", value=path, remedy="Stop that VM first; it may be on another server.")
 
 
 def _is_locked(descriptor: int, start: int, length: int) -> bool:

@@ -22,7 +22,7 @@ from ..storage_connect.reach import NotAnswering
 from .bounded import bounded, require_wanted
 from .connection import code_of, libvirt, separate, told
 from .device_writer import Writing, put_seed
-from .image_files import grow
+from .image_files import grow, is_used
 from .places import Places
 from .pooled import Pooled
 from .seed import discard_work, make_seed, remove_seed
@@ -261,7 +261,9 @@ class Vms:
             self.pool.membership.forget(domain.UUIDString(), domain.name())
         if record is not None:
             seed = _seed_path(root, record)
-        flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", "NVRAM")
+        nvram = root.findtext("os/nvram")
+        variables = "KEEP_NVRAM" if nvram and self._is_used(nvram) else "NVRAM"
+        flags = ("MANAGED_SAVE", "SNAPSHOTS_METADATA", "CHECKPOINTS_METADATA", variables)
         wanted = sum(getattr(libvirt, f"VIR_DOMAIN_UNDEFINE_{name}", 0) for name in flags)
         try:
             domain.undefineFlags(wanted)
@@ -271,6 +273,12 @@ class Vms:
             domain.undefine()
         if seed:
             self._remove_seeds(root.findtext("name"), os.path.dirname(seed))
+
+    def _is_used(self, path: str) -> bool:
+        """Does the VM run from this file on another server? Then what is deleted here is a copy, which takes nothing along that is shared."""
+        with suppress(NotAnswering):
+            return bool(self.places.reach(path, lambda: _is_open(path)))
+        return False
 
     def _tidy(self, domain: Any) -> None:
         """Delete seed images that this VM had before, now that neither a QEMU nor a saved state needs them."""
@@ -313,9 +321,16 @@ class Vms:
 
 def _remove_seeds(name: str, folder: str, kept: Collection[Optional[str]]) -> None:
     for path in glob.glob(os.path.join(glob.escape(folder), f"{glob.escape(name)}-cloud-init-????????????.iso")):
-        if path not in kept:
+        if path not in kept and not _is_open(path):
             remove_seed(path)
     discard_work(folder, name)
+
+
+def _is_open(path: str) -> bool:
+    """Has a QEMU the file open, on whichever server?"""
+    with suppress(OSError):
+        return is_used(path)
+    return False
 
 
 def _ask_addresses(domain: Any, source: str) -> list[str]:
