@@ -35,7 +35,7 @@ class MigrationSite:
         vm = {"name": name, "server": self.one.name, "memory": f"{fill + 192}MiB", "virtualization": "qemu", "kernel": kernel, "disks": [disk]}
         job = self.fleet.apply({"site": "default", "vms": [{**vm, "state": "running", **fields}]})
         assert job["state"] == "succeeded", job["error"]
-        self.fleet.stack.wait_for(lambda: self.count(self.one, name, repository) > 3, f"the guest {name}")
+        self.fleet.stack.wait_for(lambda: self.count(self.one, name, repository) > 3, f"the guest {name}", 180)
         return self.fleet.vm(name)
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class MigrationSite:
     def goes_on(self, host: Host, name: str, repository: str = "pool") -> None:
         """The guest counts on there."""
         before = self.count(host, name, repository)
-        self.fleet.stack.wait_for(lambda: self.count(host, name, repository) > before + 2, f"{name} going on at {host.name}", 20)
+        self.fleet.stack.wait_for(lambda: self.count(host, name, repository) > before + 2, f"{name} going on at {host.name}", 60)
 
     def state(self, host: Host, name: str) -> str:
         """The domain's state there, or absent."""
