@@ -37,6 +37,8 @@ _KINDS: dict[str, type[DomusError]] = {
     "VIR_ERR_INVALID_CONN": Unreachable,
     "VIR_ERR_AGENT_UNRESPONSIVE": Unreachable,
 }
+# What libvirt-python says when it knows nothing of an error.
+_UNTOLD = "() failed"
 _thread = threading.local()
 _LOST = ("client socket is closed", "end of file while reading", "connection closed", "failed to connect socket", "cannot recv data", "cannot write data")
 
@@ -66,7 +68,7 @@ if libvirt is not None:
 
 def code_of(error: Any) -> int | None:
     """The code of a libvirtError, one of libvirt's `VIR_ERR_...`; also when libvirt-python asked for it too late (see `_remember`)."""
-    if error.err is None:
+    if error.err is None and str(error).endswith(_UNTOLD):
         error.err = getattr(_thread, "error", None)
     code: int | None = error.get_error_code()
     return code
